@@ -1,0 +1,72 @@
+//! op: layer_norm
+//! out[r] = (x[r0 + r] - mean) / sqrt(variance + eps) * weight + bias.   x:[_, n]  weight, bias:[n]  out:[m, n]
+//! A workgroup owns a row. Mean first, then the variance around it: the one-pass form E[x^2] - E[x]^2 cancels.
+//! Ba, Kiros, Hinton 2016, arXiv 1607.06450.
+
+/// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
+const WG = 64u;
+
+struct Params {
+    /// Rows of out.
+    m: u32,
+    /// Columns.
+    n: u32,
+    /// Row pitch of x and out, in elements.
+    pitch: u32,
+    /// First row of x.
+    row0: u32,
+    /// Added to the variance.
+    eps: f32,
+}
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> weight: array<f32>;
+@group(0) @binding(2) var<storage, read> bias: array<f32>;
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+
+var<workgroup> partial: array<f32, WG>;
+
+/// The sum of `value` over the workgroup, in every invocation.
+fn workgroup_sum(lane: u32, value: f32) -> f32 {
+    workgroupBarrier();
+    partial[lane] = value;
+    for (var reach = WG / 2u; reach > 0u; reach /= 2u) {
+        workgroupBarrier();
+        if lane < reach {
+            partial[lane] += partial[lane + reach];
+        }
+    }
+    workgroupBarrier();
+    return partial[0];
+}
+
+@compute @workgroup_size(WG)
+fn layer_norm(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = group.y * groups.x + group.x;
+    if row >= p.m {
+        return;
+    }
+    let begin = (p.row0 + row) * p.pitch;
+    var sum = 0.0;
+    for (var i = lane; i < p.n; i += WG) {
+        sum += x[begin + i];
+    }
+    let mean = workgroup_sum(lane, sum) / f32(p.n);
+    var squares = 0.0;
+    for (var i = lane; i < p.n; i += WG) {
+        let centred = x[begin + i] - mean;
+        squares += centred * centred;
+    }
+    let scale = inverseSqrt(workgroup_sum(lane, squares) / f32(p.n) + p.eps);
+    for (var i = lane; i < p.pitch; i += WG) {
+        var value = 0.0;
+        if i < p.n {
+            value = (x[begin + i] - mean) * scale * weight[i] + bias[i];
+        }
+        out[row * p.pitch + i] = value;
+    }
+}

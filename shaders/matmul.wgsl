@@ -1,0 +1,119 @@
+//! op: matmul
+//! out[i, j] = sum over l of x[i, l] w[l, j].   x:[m, k]  w:[k, n]  out:[m, n]
+//! A workgroup owns a BM x BN tile of out; an invocation keeps TM rows of TN columns, in quads, in registers.
+
+/// Rows of out per workgroup. Tune: 32u, 64u
+const BM = 64u;
+/// Columns of out per workgroup. Tune: 32u, 64u, 128u
+const BN = 64u;
+/// Depth of a slice in workgroup memory. Tune: 8u, 16u
+const BK = 16u;
+/// Rows of out per invocation. Tune: 4u, 8u
+const TM = 4u;
+/// Columns of out per invocation, a multiple of 4. Tune: 4u, 8u
+const TN = 4u;
+
+const ROWS = BM / TM;
+const COLUMNS = BN / TN;
+const WG = ROWS * COLUMNS;
+const DEPTH = BK / 4u;
+const QUADS = TN / 4u;
+/// Pitch of a slice of x: one element of padding per row keeps rows on different banks.
+const STRIDE = BK + 1u;
+const_assert BM % TM == 0u && BN % TN == 0u && TN % 4u == 0u && BK % 4u == 0u && WG <= 256u;
+const_assert 4u * (BM * STRIDE + BN * BK) <= 16384u;
+
+struct Params {
+    /// Rows of x and out.
+    m: u32,
+    /// Rows of w.
+    k: u32,
+    /// Row pitch of x, in quads.
+    x_pitch: u32,
+    /// Row pitch of w, in 16 bytes.
+    w_pitch: u32,
+    /// Quads in a row of w and out.
+    n_quads: u32,
+}
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> x: array<vec4f>;
+@group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
+
+var<workgroup> xs: array<f32, BM * STRIDE>;
+var<workgroup> ws: array<vec4f, BK * BN / 4u>;
+
+@compute @workgroup_size(WG)
+fn matmul(@builtin(workgroup_id) tile: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let row0 = tile.y * BM;
+    let quad0 = tile.x * (BN / 4u);
+    let ty = lane / COLUMNS;
+    let tx = lane % COLUMNS;
+    var sums: array<vec4f, TM * QUADS>;
+
+    for (var depth0 = 0u; depth0 < p.k; depth0 += BK) {
+        for (var i = lane; i < BM * DEPTH; i += WG) {
+            let row = i / DEPTH;
+            let quad = i % DEPTH;
+            var value = vec4f();
+            if row0 + row < p.m && depth0 + 4u * quad < p.k {
+                value = x[(row0 + row) * p.x_pitch + depth0 / 4u + quad];
+            }
+            for (var c = 0u; c < 4u; c++) {
+                xs[row * STRIDE + 4u * quad + c] = value[c];
+            }
+        }
+        for (var i = lane; i < BK * BN / 4u; i += WG) {
+            let row = depth0 + i / (BN / 4u);
+            let quad = quad0 + i % (BN / 4u);
+            var value = vec4f();
+            if row < p.k && quad < p.n_quads {
+                value = weight4(row, quad);
+            }
+            ws[i] = value;
+        }
+        workgroupBarrier();
+        for (var d = 0u; d < BK; d++) {
+            var row: array<vec4f, QUADS>;
+            for (var j = 0u; j < QUADS; j++) {
+                row[j] = ws[d * (BN / 4u) + tx + j * COLUMNS];
+            }
+            for (var i = 0u; i < TM; i++) {
+                let value = xs[(ty + i * ROWS) * STRIDE + d];
+                for (var j = 0u; j < QUADS; j++) {
+                    sums[i * QUADS + j] += value * row[j];
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+
+    for (var i = 0u; i < TM; i++) {
+        let row = row0 + ty + i * ROWS;
+        if row < p.m {
+            for (var j = 0u; j < QUADS; j++) {
+                let quad = quad0 + tx + j * COLUMNS;
+                if quad < p.n_quads {
+                    out[row * p.n_quads + quad] = sums[i * QUADS + j];
+                }
+            }
+        }
+    }
+}
+
+// --- weight format ---
+/// Four neighbours of a row.
+fn weight4(row: u32, quad: u32) -> vec4f {
+    return bitcast<vec4f>(w[row * p.w_pitch + quad]);
+}
+
+/// The product of 32 neighbours of a row with `x`.
+fn dot32(row: u32, block: u32, x: ptr<function, array<vec4f, 8>>) -> f32 {
+    let at = row * p.w_pitch + block * 8u;
+    var sum = vec4f();
+    for (var i = 0u; i < 8u; i++) {
+        sum += (*x)[i] * bitcast<vec4f>(w[at + i]);
+    }
+    return dot(sum, vec4f(1.0));
+}
+// --- end of weight format ---

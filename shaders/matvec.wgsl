@@ -1,0 +1,109 @@
+//! op: matvec
+//! out[r, column + j] = sum over i of x[r, i] w[j, i], + bias[column + j].   x:[M, k]  w:[n, k]  bias:[_]  out:[M, _], M = 1..8.
+//! A workgroup owns ROWS rows of w and reads each of them once, for all rows of x. Its invocations stride along k and
+//! meet in a tree over workgroup memory. No subgroup operations: this is the kernel that runs everywhere.
+
+/// Invocations per workgroup. Tune: 32u, 64u, 128u
+const WG = 64u;
+/// Rows of w per workgroup. Tune: 1u, 2u, 4u
+const ROWS = 4u;
+/// Rows of x. Mode: 1u, 2u, 3u, 4u, 5u, 6u, 7u, 8u
+const M = 1u;
+/// Adds the bias. Mode: 0u, 1u
+const BIAS = 0u;
+
+const SUMS = ROWS * M;
+const_assert WG * SUMS * 4u <= 16384u;
+
+struct Params {
+    /// Rows of w.
+    n: u32,
+    /// k / 4, rounded up.
+    quads: u32,
+    /// Row pitch of x, in quads.
+    x_pitch: u32,
+    /// Row pitch of w, in 16 bytes.
+    w_pitch: u32,
+    /// Row pitch of out, in elements.
+    out_pitch: u32,
+    /// First column of out.
+    column: u32,
+    /// Columns of out to write: n, and zeros up to the pitch where w is the last chunk.
+    columns: u32,
+}
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> x: array<vec4f>;
+@group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read> bias: array<f32>;
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+
+var<workgroup> partial: array<f32, WG * SUMS>;
+
+@compute @workgroup_size(WG)
+fn matvec(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row0 = (group.y * groups.x + group.x) * ROWS;
+    if row0 >= p.columns {
+        return;
+    }
+    var sums: array<f32, SUMS>;
+    for (var quad = lane; quad < p.quads; quad += WG) {
+        var columns: array<vec4f, M>;
+        for (var r = 0u; r < M; r++) {
+            columns[r] = x[r * p.x_pitch + quad];
+        }
+        for (var j = 0u; j < ROWS; j++) {
+            if row0 + j < p.n {
+                let weights = weight4(row0 + j, quad);
+                for (var r = 0u; r < M; r++) {
+                    sums[j * M + r] += dot(weights, columns[r]);
+                }
+            }
+        }
+    }
+    for (var s = 0u; s < SUMS; s++) {
+        partial[lane * SUMS + s] = sums[s];
+    }
+    for (var half = WG / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane < half {
+            for (var s = 0u; s < SUMS; s++) {
+                partial[lane * SUMS + s] += partial[(lane + half) * SUMS + s];
+            }
+        }
+    }
+    workgroupBarrier();
+    for (var s = lane; s < SUMS; s += WG) {
+        let j = row0 + s / M;
+        if j < p.columns {
+            var sum = 0.0;
+            if j < p.n {
+                sum = partial[s];
+                if BIAS == 1u {
+                    sum += bias[p.column + j];
+                }
+            }
+            out[(s % M) * p.out_pitch + p.column + j] = sum;
+        }
+    }
+}
+
+// --- weight format ---
+/// Four neighbours of a row.
+fn weight4(row: u32, quad: u32) -> vec4f {
+    return bitcast<vec4f>(w[row * p.w_pitch + quad]);
+}
+
+/// The product of 32 neighbours of a row with `x`.
+fn dot32(row: u32, block: u32, x: ptr<function, array<vec4f, 8>>) -> f32 {
+    let at = row * p.w_pitch + block * 8u;
+    var sum = vec4f();
+    for (var i = 0u; i < 8u; i++) {
+        sum += (*x)[i] * bitcast<vec4f>(w[at + i]);
+    }
+    return dot(sum, vec4f(1.0));
+}
+// --- end of weight format ---

@@ -1,0 +1,23 @@
+//! op: relu
+//! x = max(x, 0), in place.   x: any shape
+
+/// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
+const WG = 64u;
+
+struct Params {
+    /// Quads in x, the padding of its rows included.
+    quads: u32,
+}
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read_write> x: array<vec4f>;
+
+@compute @workgroup_size(WG)
+fn relu(
+    @builtin(global_invocation_id) id: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+) {
+    let quad = id.y * groups.x * WG + id.x;
+    if quad < p.quads {
+        x[quad] = max(x[quad], vec4f());
+    }
+}

@@ -1,0 +1,174 @@
+//! One error type for the whole crate.
+//!
+//! Every variant names the operation, tensor, key or file it is about, and its message says what to do. Nothing in
+//! gristmill panics on bad input: shapes, files, adapters and lost devices all end here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `Result` with gristmill's [`enum@Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, and what to do about it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No adapter of the kind asked for.
+    #[error("no adapter: {reason}. {hint}")]
+    NoAdapter {
+        /// What was looked for and what was found.
+        reason: String,
+        /// The command or option that cures it.
+        hint: String,
+    },
+    /// The adapter lacks a limit that an operation cannot do without.
+    #[error("{limit}: needs {wanted}, this adapter grants {granted}")]
+    Limit {
+        /// wgpu's name of the limit.
+        limit: &'static str,
+        /// What the operation needs.
+        wanted: u64,
+        /// What the device grants.
+        granted: u64,
+    },
+    /// Operands whose shapes do not fit each other.
+    #[error("{op}: {message}")]
+    Shape {
+        /// The operation.
+        op: &'static str,
+        /// The shapes, and the rule they break.
+        message: String,
+    },
+    /// One buffer is bound for reading and for writing in one dispatch.
+    #[error("{op}: `{first}` and `{second}` share one buffer; give the operation an output of its own")]
+    Alias {
+        /// The kernel.
+        op: &'static str,
+        /// One binding.
+        first: &'static str,
+        /// The other binding.
+        second: &'static str,
+    },
+    /// A tensor that lives on another device than the pass it is used in.
+    #[error("{op}: a tensor belongs to another device than the pass; copy it over through the host")]
+    ForeignBuffer {
+        /// The operation.
+        op: &'static str,
+    },
+    /// Over a binding, buffer or grid limit.
+    #[error("{what}: needs {needed}, the limit is {limit}")]
+    TooLarge {
+        /// What is too large, and in which unit.
+        what: String,
+        /// What is needed.
+        needed: u64,
+        /// What the device grants.
+        limit: u64,
+    },
+    /// The device, or the configured budget, has no memory left.
+    #[error("out of memory: {bytes} bytes asked for ({context})")]
+    OutOfMemory {
+        /// The size of the allocation that failed.
+        bytes: u64,
+        /// What it was for.
+        context: String,
+    },
+    /// The device is gone. Open a new one.
+    #[error("device lost: {reason}. Open a new GpuCompute; this one's buffers are gone")]
+    DeviceLost {
+        /// The driver's words.
+        reason: String,
+    },
+    /// wgpu refused a call.
+    #[error("wgpu refused {what}: {message}")]
+    Validation {
+        /// The call.
+        what: String,
+        /// wgpu's words.
+        message: String,
+    },
+    /// No submission completed within the deadline.
+    #[error("no result within {waited:?}; the work may still be running")]
+    Timeout {
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The pass of this result was dropped before it was submitted.
+    #[error("the pass was dropped before it was submitted")]
+    NotSubmitted,
+    /// A shader that naga or one of the house rules refuses.
+    #[error("{0}")]
+    Shader(String),
+    /// An empty prompt.
+    #[error("the prompt is empty; give at least one token")]
+    EmptyPrompt,
+    /// More tokens than the context holds.
+    #[error("the context holds {limit} tokens and {have} are needed; shorten the prompt or start a new session")]
+    ContextFull {
+        /// Tokens needed.
+        have: usize,
+        /// Tokens the model can attend to.
+        limit: usize,
+    },
+    /// A token id that the vocabulary does not have.
+    #[error("token {token} is out of range; the vocabulary has {vocab} entries")]
+    TokenOutOfRange {
+        /// The id.
+        token: u64,
+        /// The size of the vocabulary.
+        vocab: usize,
+    },
+    /// NaN or infinity where a number is needed.
+    #[error("{count} non-finite values in {what}")]
+    NonFinite {
+        /// The tensor, or "logits".
+        what: String,
+        /// How many.
+        count: u64,
+    },
+    /// The operating system refused to open or read a file.
+    #[error("{path}: {message}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        message: String,
+    },
+    /// A file that is not what it claims to be.
+    #[error("{path}: byte {offset}: {message}")]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file.
+        offset: u64,
+        /// What is wrong there.
+        message: String,
+    },
+    /// A model configuration that is impossible.
+    #[error("config.json: `{key}`: {message}")]
+    BadConfig {
+        /// The key.
+        key: String,
+        /// What is wrong with its value.
+        message: String,
+    },
+    /// A valid model that asks for something gristmill does not implement.
+    #[error("config.json: `{key}` = {value} is not implemented")]
+    UnsupportedOption {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+    },
+    /// A tensor that a model needs and the checkpoint lacks, or has in another shape, or has too many of.
+    #[error("tensor `{name}`: {message}")]
+    BadTensor {
+        /// Its name in the checkpoint.
+        name: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// No tokenizer, or one that cannot be used.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+}

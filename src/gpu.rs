@@ -1,0 +1,387 @@
+//! `GpuCompute`: an opened backend. Opening it creates the device, so that what can fail fails here and not at the first
+//! op. It says what it got, and why.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::adapter::{self, AdapterFacts};
+use crate::cache::Cache;
+use crate::counters::{Counters, Stats};
+use crate::error::{Error, Result};
+use crate::kernel::ParamsVia;
+use crate::pass::Pass;
+use crate::pool::{GpuBufferPool, Kind, PoolStats};
+use crate::queue::SubmissionQueue;
+use crate::result::AsyncGpuResult;
+use crate::seam::{Seam, WgpuSeam};
+use crate::tensor::{DType, Tensor, device_bytes, to_pitch};
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ComputeBackend {
+    /// A hardware adapter, else a software one, else an error.
+    Gpu,
+    /// The CPU backend.
+    Cpu,
+    /// A hardware adapter, else the CPU backend.
+    #[default]
+    Auto,
+}
+
+/// How to open a [`GpuCompute`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Options {
+    /// Where to compute.
+    pub backend: ComputeBackend,
+    /// Part of the adapter's name. `None`: `GRISTMILL_ADAPTER`, else `WGPU_ADAPTER_NAME`, else any.
+    pub adapter: Option<String>,
+    /// Submissions in flight before submitting blocks.
+    pub depth: usize,
+    /// Without any completion for this long, results end with [`Error::Timeout`].
+    pub deadline: Duration,
+    /// Whether parameters may travel as immediates where the adapter has them.
+    pub immediates: bool,
+    /// Whether kernels may use subgroup operations where the adapter has them.
+    pub subgroups: bool,
+    /// The most bytes of one binding; `None`: the adapter's limit. For tests of the chunked paths.
+    pub max_binding_bytes: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            backend: ComputeBackend::Auto,
+            adapter: None,
+            depth: 3,
+            deadline: Duration::from_secs(60),
+            immediates: true,
+            subgroups: true,
+            max_binding_bytes: None,
+        }
+    }
+}
+
+impl Options {
+    /// The defaults for a backend.
+    pub fn new(backend: ComputeBackend) -> Options {
+        Options { backend, ..Options::default() }
+    }
+}
+
+/// An opened backend: a device with its pool, queue and caches, or the CPU. Cloning makes another handle.
+#[derive(Clone)]
+pub struct GpuCompute {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: Option<Engine>,
+    reason: String,
+}
+
+/// Everything that belongs to one device. The queue comes first, so that it is drained before the rest is dropped.
+pub(crate) struct Engine {
+    pub(crate) queue: SubmissionQueue,
+    pub(crate) pool: GpuBufferPool,
+    pub(crate) cache: Cache,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) params: ParamsVia,
+    pub(crate) subgroups: bool,
+    pub(crate) facts: AdapterFacts,
+    /// A careful guess of this class of adapter's rate, for cutting long work into submissions.
+    pub(crate) flops_per_second: f64,
+    max_binding_bytes: u64,
+    limits: wgpu::Limits,
+    seam: Arc<dyn Seam>,
+}
+
+impl std::fmt::Debug for GpuCompute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GpuCompute").field("adapter", &self.adapter()).field("reason", &self.reason()).finish()
+    }
+}
+
+impl GpuCompute {
+    /// A hardware adapter, else the CPU backend.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if an adapter was asked for by name and is not there.
+    pub fn auto() -> Result<GpuCompute> {
+        GpuCompute::new(ComputeBackend::Auto)
+    }
+
+    /// Opens a backend.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`], with the package to install.
+    pub fn new(backend: ComputeBackend) -> Result<GpuCompute> {
+        GpuCompute::open(&Options::new(backend))
+    }
+
+    /// Opens a backend with options.
+    ///
+    /// # Errors
+    /// As [`GpuCompute::new`].
+    pub fn open(options: &Options) -> Result<GpuCompute> {
+        GpuCompute::open_with(options, |seam| seam)
+    }
+
+    /// [`GpuCompute::open`] with the seam wrapped: for tests that inject faults.
+    pub(crate) fn open_with(
+        options: &Options,
+        wrap: impl FnOnce(Arc<dyn Seam>) -> Arc<dyn Seam>,
+    ) -> Result<GpuCompute> {
+        let cpu = |reason: &str| GpuCompute { inner: Arc::new(Inner { engine: None, reason: reason.to_owned() }) };
+        if options.backend == ComputeBackend::Cpu {
+            return Ok(cpu("asked for"));
+        }
+        let name = adapter::wanted_name(options.adapter.as_deref());
+        let found = adapter::all(&adapter::instance());
+        let chosen = adapter::choose(found, name.as_deref());
+        let adapter = match (options.backend, chosen) {
+            // An adapter asked for by name is used or refused, never replaced.
+            (ComputeBackend::Auto, Err(_)) if name.is_none() => return Ok(cpu("no adapter was found")),
+            (ComputeBackend::Auto, Ok(adapter)) if name.is_none() && is_software(&adapter) => {
+                return Ok(cpu("no hardware adapter was found; --backend gpu takes the software one"));
+            }
+            (_, chosen) => chosen?,
+        };
+        let engine = Engine::open(&adapter, options, wrap)?;
+        let reason = match engine.facts.software {
+            true => "the only kind of adapter found, or asked for by name",
+            false => "a hardware adapter was found",
+        };
+        Ok(GpuCompute { inner: Arc::new(Inner { engine: Some(engine), reason: reason.to_owned() }) })
+    }
+
+    /// Whether ops run on an adapter, be it a software one.
+    pub fn is_gpu(&self) -> bool {
+        self.inner.engine.is_some()
+    }
+
+    /// [`ComputeBackend::Gpu`] or [`ComputeBackend::Cpu`], never `Auto`.
+    pub fn backend(&self) -> ComputeBackend {
+        if self.is_gpu() { ComputeBackend::Gpu } else { ComputeBackend::Cpu }
+    }
+
+    /// The adapter, unless this is the CPU backend.
+    pub fn adapter(&self) -> Option<&AdapterFacts> {
+        self.engine().map(|engine| &engine.facts)
+    }
+
+    /// Why this backend was chosen.
+    pub fn reason(&self) -> &str {
+        &self.inner.reason
+    }
+
+    /// What was done since opening. All zeros on the CPU backend.
+    pub fn stats(&self) -> Stats {
+        self.engine().map(|engine| engine.counters.snapshot()).unwrap_or_default()
+    }
+
+    /// Gauges of the buffer pool. All zeros on the CPU backend.
+    pub fn pool_stats(&self) -> PoolStats {
+        self.pool().map(GpuBufferPool::stats).unwrap_or_default()
+    }
+
+    /// The buffer pool, unless this is the CPU backend.
+    pub fn pool(&self) -> Option<&GpuBufferPool> {
+        self.engine().map(|engine| &engine.pool)
+    }
+
+    /// The limits the device was granted, unless this is the CPU backend.
+    pub fn limits(&self) -> Option<&wgpu::Limits> {
+        self.engine().map(|engine| &engine.limits)
+    }
+
+    /// Starts recording.
+    pub fn pass(&self) -> Pass {
+        Pass::new(self.clone())
+    }
+
+    /// A tensor with the given elements.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `data` does not have as many elements as `shape`; [`Error::TooLarge`], [`Error::OutOfMemory`].
+    pub fn tensor(&self, data: &[f32], shape: &[usize]) -> Result<Tensor> {
+        self.upload(bytemuck::cast_slice(data), shape, DType::F32)
+    }
+
+    /// A tensor of 32-bit words.
+    ///
+    /// # Errors
+    /// As [`GpuCompute::tensor`].
+    pub fn tensor_u32(&self, data: &[u32], shape: &[usize]) -> Result<Tensor> {
+        self.upload(bytemuck::cast_slice(data), shape, DType::U32)
+    }
+
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// As [`GpuCompute::tensor`].
+    pub fn zeros(&self, shape: &[usize]) -> Result<Tensor> {
+        self.zeros_of(shape, DType::F32)
+    }
+
+    pub(crate) fn zeros_of(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        let bytes = usize::try_from(device_bytes(shape, dtype)?).unwrap_or(usize::MAX);
+        let Some(_) = self.engine() else {
+            let count = shape.iter().product();
+            return Tensor::on_host(vec![0; count], shape, dtype);
+        };
+        let tensor = self.device_tensor(shape, dtype, false)?;
+        let block = vec![0; bytes.min(16 << 20)];
+        for start in (0..bytes).step_by(block.len().max(1)) {
+            let count = block.len().min(bytes - start);
+            self.write_bytes(&tensor, start as u64, block.get(..count).unwrap_or_default());
+        }
+        Ok(tensor)
+    }
+
+    /// Blocks until everything submitted so far is done.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`], [`Error::DeviceLost`].
+    pub fn wait_idle(&self) -> Result<()> {
+        self.engine().map_or(Ok(()), |engine| engine.queue.drain())
+    }
+
+    /// Reads a tensor back and waits for it.
+    ///
+    /// # Errors
+    /// As [`Pass::read`] and [`AsyncGpuResult::wait`].
+    pub fn read<T: bytemuck::Pod + Send>(&self, tensor: &Tensor) -> Result<Vec<T>> {
+        let mut pass = self.pass();
+        let result = pass.read(tensor)?;
+        pass.submit()?;
+        self.wait(result)
+    }
+
+    /// Waits for a result as long as the queue's own deadlines allow.
+    pub(crate) fn wait<T>(&self, result: AsyncGpuResult<T>) -> Result<T> {
+        // The poller restarts its deadline at every completion and ends each result; this is only the outer bound.
+        result.wait(Duration::from_secs(24 * 3600))
+    }
+
+    pub(crate) fn engine(&self) -> Option<&Engine> {
+        self.inner.engine.as_ref()
+    }
+
+    /// The most bytes one binding may have.
+    pub(crate) fn binding_limit(&self) -> u64 {
+        self.engine().map_or(u64::MAX, |engine| engine.max_binding_bytes)
+    }
+
+    fn upload(&self, bytes: &[u8], shape: &[usize], dtype: DType) -> Result<Tensor> {
+        let count = shape.iter().try_fold(1usize, |product, &d| product.checked_mul(d));
+        if count != Some(bytes.len() / 4) {
+            let message = format!("{} elements for shape {shape:?}", bytes.len() / 4);
+            return Err(Error::Shape { op: "tensor", message });
+        }
+        if self.engine().is_none() {
+            return Tensor::on_host(bytemuck::pod_collect_to_vec(bytes), shape, dtype);
+        }
+        let tensor = self.device_tensor(shape, dtype, false)?;
+        let padded = to_pitch(bytes, tensor.columns() * dtype.bytes(), tensor.pitch() * dtype.bytes());
+        self.write_bytes(&tensor, 0, &padded);
+        Ok(tensor)
+    }
+
+    /// A tensor in a buffer of its own, freed rather than pooled: for weights.
+    pub(crate) fn exact_tensor(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        self.device_tensor(shape, dtype, true)
+    }
+
+    fn device_tensor(&self, shape: &[usize], dtype: DType, exact: bool) -> Result<Tensor> {
+        let engine = self.engine().ok_or(Error::ForeignBuffer { op: "tensor" })?;
+        let bytes = device_bytes(shape, dtype)?;
+        engine.check_binding(bytes)?;
+        let lease = if exact { engine.pool.take_exact(bytes)? } else { engine.pool.take(Kind::Storage, bytes)? };
+        Tensor::on_device(lease, 0, shape, dtype)
+    }
+
+    /// Writes to a tensor that no unsubmitted pass uses: the bytes arrive after everything submitted so far.
+    pub(crate) fn write_bytes(&self, tensor: &Tensor, offset: u64, bytes: &[u8]) {
+        if let (Some(engine), Some(lease)) = (self.engine(), tensor.lease()) {
+            if !bytes.is_empty() {
+                engine.seam.write(&lease.buffer, tensor.offset + offset, bytes);
+            }
+        }
+    }
+
+    /// Sends written bytes on their way and waits for them, so that staging memory stays bounded.
+    pub(crate) fn flush(&self) -> Result<()> {
+        let Some(engine) = self.engine() else { return Ok(()) };
+        let empty =
+            |device: &wgpu::Device| device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()).finish();
+        engine.queue.submit(Vec::new(), |_| (), &mut { empty })?;
+        engine.queue.drain()
+    }
+}
+
+fn is_software(adapter: &wgpu::Adapter) -> bool {
+    adapter.get_info().device_type == wgpu::DeviceType::Cpu
+}
+
+/// Features that are used where they are and never required.
+fn wanted_features() -> wgpu::Features {
+    wgpu::Features::IMMEDIATES | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY
+}
+
+impl Engine {
+    fn open(
+        adapter: &wgpu::Adapter,
+        options: &Options,
+        wrap: impl FnOnce(Arc<dyn Seam>) -> Arc<dyn Seam>,
+    ) -> Result<Engine> {
+        let facts = AdapterFacts::new(&adapter.get_info());
+        let features = adapter.features() & wanted_features();
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("gristmill"),
+            required_features: features,
+            required_limits: adapter.limits(),
+            ..Default::default()
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|e| {
+            Error::NoAdapter { reason: format!("{facts} refused to open: {e}"), hint: adapter::INSTALL_HINT.to_owned() }
+        })?;
+        let limits = device.limits();
+        let immediates = options.immediates
+            && features.contains(wgpu::Features::IMMEDIATES)
+            && limits.max_immediate_size >= crate::reflect::MAX_PARAMS_BYTES;
+        let params = if immediates { ParamsVia::Immediate } else { ParamsVia::Uniform };
+        let counters = Arc::new(Counters::default());
+        let real = Arc::new(WgpuSeam::new(device, queue, Arc::clone(&counters)));
+        let seam = wrap(Arc::clone(&real) as Arc<dyn Seam>);
+        // Shader toolchains compute byte offsets in i32, so no binding of ours reaches 2^31.
+        let granted = limits.max_storage_buffer_binding_size.min((1 << 31) - 256);
+        Ok(Engine {
+            queue: SubmissionQueue::new(Arc::clone(&seam), options.depth, options.deadline)?,
+            pool: GpuBufferPool::new(Arc::clone(&seam), limits.max_buffer_size),
+            cache: Cache::new(real, params, Arc::clone(&counters))?,
+            counters,
+            params,
+            subgroups: options.subgroups && features.contains(wgpu::Features::SUBGROUP),
+            flops_per_second: match facts.kind {
+                "discrete" => 1e12,
+                "integrated" | "virtual" => 1e11,
+                _ => 2e9,
+            },
+            facts,
+            max_binding_bytes: options.max_binding_bytes.map_or(granted, |bytes| bytes.min(granted)),
+            limits,
+            seam,
+        })
+    }
+
+    /// # Errors
+    /// [`Error::TooLarge`] if a binding of `bytes` is over the limit.
+    pub(crate) fn check_binding(&self, bytes: u64) -> Result<()> {
+        if bytes > self.max_binding_bytes {
+            let what = "a tensor's binding, in bytes".to_owned();
+            return Err(Error::TooLarge { what, needed: bytes, limit: self.max_binding_bytes });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,211 @@
+//! Kernels as data: what each WGSL file in `shaders/` says about itself, and the texts of its variants. No device here.
+//!
+//! The build reads the files (see [`reflect`](crate::reflect)) and writes one module per kernel into [`kernels`]:
+//! `KERNEL`, `Params`, `Args`, `Knobs` and `Modes`. Change a binding in the WGSL and the call in `ops` stops compiling.
+//!
+//! A variant is the file with at most four kinds of spans replaced: the initializers of knobs and modes, the functions
+//! that read the weight format, and the line that declares the parameters. That is the whole variant system.
+
+use std::ops::Range;
+
+/// One WGSL file and its interface.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Position in [`kernels::ALL`].
+    pub index: usize,
+    /// File stem, entry point, profiler label.
+    pub name: &'static str,
+    /// The operation it computes.
+    pub op: &'static str,
+    /// What it computes, with shapes.
+    pub doc: &'static str,
+    /// The file as it lies.
+    pub source: &'static str,
+    /// Invocations per workgroup at the default knobs.
+    pub workgroup_size: [u32; 3],
+    /// Storage buffers of group 0, by binding number.
+    pub bindings: &'static [Binding],
+    /// Bytes of `Params`.
+    pub params_bytes: u32,
+    /// Workgroup memory at the default knobs, in bytes.
+    pub workgroup_bytes: u32,
+    /// Constants that change the speed, never the result.
+    pub knobs: &'static [Constant],
+    /// Constants that say what is computed.
+    pub modes: &'static [Constant],
+    /// Where the weight format's functions stand.
+    pub format: Option<(usize, usize)>,
+    /// Where the params line stands.
+    pub params_line: (usize, usize),
+    /// Needs subgroup operations.
+    pub subgroups: bool,
+}
+
+/// One storage buffer of a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Binding {
+    /// Name in the WGSL.
+    pub name: &'static str,
+    /// `read_write` rather than `read`.
+    pub write: bool,
+    /// Element type, as in the WGSL.
+    pub ty: &'static str,
+}
+
+/// A `const` of a kernel that can be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Constant {
+    /// Name in the WGSL.
+    pub name: &'static str,
+    /// What it is.
+    pub doc: &'static str,
+    /// Value in the file.
+    pub default: u32,
+    /// Values listed in the file.
+    pub values: &'static [u32],
+    /// Where its initializer stands.
+    pub span: (usize, usize),
+}
+
+/// How a [`Weight`](crate::Weight) is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Format {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats, two to a word.
+    F16,
+}
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Format; 2] = [Format::F32, Format::F16];
+
+    /// Name, as in `shaders/formats/NAME.wgsl`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::F32 => "f32",
+            Format::F16 => "f16",
+        }
+    }
+
+    /// Bytes of a row of `columns` elements, rounded up to 16.
+    pub fn row_bytes(self, columns: usize) -> usize {
+        let bytes = match self {
+            Format::F32 => columns.saturating_mul(4),
+            Format::F16 => columns.saturating_mul(2),
+        };
+        bytes.saturating_add(15) / 16 * 16
+    }
+
+    /// The functions that read it. `None`: those that stand in every kernel file.
+    fn functions(self) -> Option<&'static str> {
+        match self {
+            Format::F32 => None,
+            Format::F16 => Some(include_str!("../shaders/formats/f16.wgsl")),
+        }
+    }
+}
+
+/// How a dispatch gets its `Params`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ParamsVia {
+    /// `var<immediate>`: set in the command stream.
+    #[default]
+    Immediate,
+    /// A uniform buffer at `@group(1) @binding(0)`, for devices without the feature.
+    Uniform,
+}
+
+/// The params line of [`ParamsVia::Uniform`].
+pub const UNIFORM_PARAMS: &str = "@group(1) @binding(0) var<uniform> p: Params;";
+
+/// At most this many knobs and modes in one kernel.
+pub const MAX_CONSTANTS: usize = 12;
+
+/// Which text of a kernel: small, `Copy` and hashable, because it is the key of the pipeline cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// Values of the knobs, then of the modes, in the order of the file.
+    pub constants: [u32; MAX_CONSTANTS],
+    /// Format of the weight, for kernels that read one.
+    pub format: Format,
+    /// How the parameters arrive.
+    pub params: ParamsVia,
+}
+
+impl Kernel {
+    /// The variant that the file is as it lies.
+    pub fn default_variant(&self) -> Variant {
+        let mut constants = [0; MAX_CONSTANTS];
+        for (value, constant) in constants.iter_mut().zip(self.knobs.iter().chain(self.modes)) {
+            *value = constant.default;
+        }
+        Variant { constants, format: Format::F32, params: ParamsVia::Immediate }
+    }
+
+    /// The WGSL of one variant.
+    pub fn wgsl(&self, variant: &Variant) -> String {
+        let mut spans: Vec<(Range<usize>, String)> = Vec::new();
+        for (constant, value) in self.knobs.iter().chain(self.modes).zip(variant.constants) {
+            if value != constant.default {
+                spans.push((constant.span.0..constant.span.1, format!("{value}u")));
+            }
+        }
+        if let (Some((begin, end)), Some(functions)) = (self.format, variant.format.functions()) {
+            spans.push((begin..end, functions.to_owned()));
+        }
+        if variant.params == ParamsVia::Uniform {
+            spans.push((self.params_line.0..self.params_line.1, UNIFORM_PARAMS.to_owned()));
+        }
+        patch(self.source, spans)
+    }
+}
+
+/// Values of a kernel's knobs or modes, in the order of the file. Implemented by the generated `Knobs` and `Modes`.
+pub trait Constants {
+    /// How many.
+    const COUNT: usize;
+    /// Writes them to the first `COUNT` elements of `out`.
+    fn write(&self, out: &mut [u32]);
+}
+
+/// The tensors of one dispatch. Implemented by the generated `Args`.
+#[cfg(feature = "gpu")]
+pub trait Arguments {
+    /// The kernel's parameters.
+    type Params: bytemuck::Pod;
+    /// The kernel's knobs.
+    type Knobs: Constants;
+    /// The kernel's modes.
+    type Modes: Constants;
+    /// The kernel.
+    const KERNEL: &'static Kernel;
+    /// How many of [`Arguments::tensors`] are bound.
+    const COUNT: usize;
+    /// The tensors by binding number; the rest repeats the first.
+    fn tensors(&self) -> [&crate::Tensor; MAX_STORAGE_BUFFERS];
+}
+
+/// At most this many storage buffers in one kernel (see `reflect`).
+pub const MAX_STORAGE_BUFFERS: usize = 7;
+
+/// One module per file in `shaders/`, written by the build.
+#[allow(missing_docs, reason = "generated; the WGSL carries the documentation")]
+pub mod kernels {
+    include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+}
+
+/// `source` with its spans replaced. Nothing is inserted between lines, so line numbers before a span stay true.
+fn patch(source: &str, mut spans: Vec<(Range<usize>, String)>) -> String {
+    spans.sort_by_key(|(span, _)| span.start);
+    let mut text = String::with_capacity(source.len() + 256);
+    let mut from = 0;
+    for (span, replacement) in spans {
+        text.push_str(source.get(from..span.start).unwrap_or_default());
+        text.push_str(&replacement);
+        from = span.end;
+    }
+    text.push_str(source.get(from..).unwrap_or_default());
+    text
+}

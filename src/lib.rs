@@ -1,0 +1,55 @@
+#![doc = include_str!("../README.md")]
+
+pub mod error;
+pub mod kernel;
+pub mod reference;
+
+#[cfg(feature = "gpu")]
+pub mod reflect;
+
+#[cfg(feature = "gpu")]
+mod adapter;
+#[cfg(feature = "gpu")]
+mod cache;
+#[cfg(feature = "gpu")]
+mod counters;
+#[cfg(feature = "gpu")]
+mod cpu;
+#[cfg(feature = "gpu")]
+mod gpu;
+#[cfg(feature = "gpu")]
+pub mod ops;
+#[cfg(feature = "gpu")]
+mod pass;
+#[cfg(feature = "gpu")]
+mod pool;
+#[cfg(feature = "gpu")]
+mod queue;
+#[cfg(feature = "gpu")]
+mod result;
+#[cfg(feature = "gpu")]
+mod seam;
+#[cfg(feature = "gpu")]
+mod tensor;
+#[cfg(feature = "gpu")]
+pub mod verify;
+
+#[cfg(feature = "models")]
+// pub mod model;
+pub use error::{Error, Result};
+pub use kernel::{Format, kernels};
+
+#[cfg(feature = "models")]
+// pub use model::{GpuModel, Session};
+#[cfg(feature = "gpu")]
+pub use wgpu;
+#[cfg(feature = "gpu")]
+pub use {
+    adapter::{AdapterFacts, INSTALL_HINT},
+    counters::Stats,
+    gpu::{ComputeBackend, GpuCompute, Options},
+    pass::Pass,
+    pool::{GpuBufferPool, PoolStats},
+    result::AsyncGpuResult,
+    tensor::{DType, Tensor, Weight},
+};

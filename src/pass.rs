@@ -1,0 +1,374 @@
+//! Commands being recorded. A [`Pass`] is a flat list of dispatches and copies; one op call adds one line to it. Submitting
+//! encodes the list in a loop. A [`Plan`] is the same list kept, and replayed: no graph, no intermediate representation.
+
+use std::sync::Arc;
+
+use crate::cache::PARAMS_STRIDE;
+use crate::counters::Counters;
+use crate::error::{Error, Result};
+use crate::gpu::{Engine, GpuCompute};
+use crate::kernel::{Arguments, Constants, Format, Kernel, ParamsVia};
+use crate::pool::{Kind, Lease};
+use crate::queue::Read;
+use crate::result::AsyncGpuResult;
+use crate::seam::Seam;
+use crate::tensor::{DType, Storage, Tensor, device_bytes, unpitch};
+
+/// WebGPU's limit of workgroups per dimension; larger grids fold to two dimensions.
+const MAX_GROUPS: u64 = 65_535;
+
+/// `count` workgroups, folded to two dimensions where one is too short. Kernels compute `y * groups.x + x` and return where
+/// that is past the end.
+pub(crate) fn grid(count: usize) -> [u64; 3] {
+    let count = count as u64;
+    if count <= MAX_GROUPS { [count, 1, 1] } else { [MAX_GROUPS, count.div_ceil(MAX_GROUPS), 1] }
+}
+
+#[derive(Clone)]
+enum Step {
+    Dispatch {
+        pipeline: wgpu::ComputePipeline,
+        bindings: wgpu::BindGroup,
+        params: [u8; crate::reflect::MAX_PARAMS_BYTES as usize],
+        params_bytes: usize,
+        grid: [u32; 3],
+    },
+    Copy {
+        source: Arc<Lease>,
+        source_offset: u64,
+        target: Arc<Lease>,
+        target_offset: u64,
+        bytes: u64,
+    },
+}
+
+/// Commands being recorded, to be submitted together. On the CPU backend ops run at once and a pass is empty.
+///
+/// Tensors from [`Pass::tensor`] are scratch: once the last handle on one is dropped, the pass may use its buffer again for
+/// the next, and the pool gets it back when the pass is submitted or dropped.
+pub struct Pass {
+    gpu: GpuCompute,
+    steps: Vec<Step>,
+    /// Buffers that came from this pass, idle where nobody else holds them.
+    scratch: Vec<Arc<Lease>>,
+    /// Other buffers that the steps use.
+    held: Vec<Arc<Lease>>,
+    reads: Vec<(Tensor, crate::result::Promise)>,
+    flops: f64,
+}
+
+impl std::fmt::Debug for Pass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pass").field("steps", &self.steps.len()).field("reads", &self.reads.len()).finish()
+    }
+}
+
+impl Pass {
+    pub(crate) fn new(gpu: GpuCompute) -> Pass {
+        let (steps, scratch, held, reads) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Pass { gpu, steps, scratch, held, reads, flops: 0.0 }
+    }
+
+    /// The device it records for.
+    pub fn gpu(&self) -> &GpuCompute {
+        &self.gpu
+    }
+
+    /// Whether ops run on the host, at once.
+    pub fn is_cpu(&self) -> bool {
+        !self.gpu.is_gpu()
+    }
+
+    /// A tensor of f32 for this pass to write. Its contents are undefined.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`], [`Error::OutOfMemory`].
+    pub fn tensor(&mut self, shape: &[usize]) -> Result<Tensor> {
+        self.tensor_of(shape, DType::F32)
+    }
+
+    /// [`Pass::tensor`] of any type.
+    ///
+    /// # Errors
+    /// As [`Pass::tensor`].
+    pub fn tensor_of(&mut self, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        let Some(engine) = self.gpu.engine() else { return self.gpu.zeros_of(shape, dtype) };
+        let bytes = device_bytes(shape, dtype)?;
+        engine.check_binding(bytes)?;
+        // The smallest idle buffer that fits without wasting more than half of itself.
+        let idle = self.scratch.iter().filter(|lease| Arc::strong_count(lease) == 1);
+        let fits = idle.filter(|lease| lease.size >= bytes && lease.size <= bytes.max(256) * 2);
+        let lease = match fits.min_by_key(|lease| lease.size) {
+            Some(lease) => Arc::clone(lease),
+            None => {
+                let lease = engine.pool.take(Kind::Storage, bytes)?;
+                self.scratch.push(Arc::clone(&lease));
+                lease
+            }
+        };
+        Tensor::on_device(lease, 0, shape, dtype)
+    }
+
+    /// Records one dispatch of `grid` workgroups. Called by ops, which have checked the shapes.
+    pub(crate) fn run<A: Arguments>(
+        &mut self,
+        args: &A,
+        params: A::Params,
+        (knobs, modes): (A::Knobs, A::Modes),
+        grid: [u64; 3],
+    ) -> Result<()> {
+        let kernel = A::KERNEL;
+        let tensors = args.tensors();
+        let tensors = tensors.get(..A::COUNT).unwrap_or_default();
+        let gpu = self.gpu.clone();
+        let Some(engine) = gpu.engine() else { return Err(Error::ForeignBuffer { op: kernel.name }) };
+        check_tensors(engine, kernel, tensors)?;
+        let grid = checked_grid(kernel, grid)?;
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let mut variant = kernel.default_variant();
+        variant.params = engine.params;
+        knobs.write(&mut variant.constants);
+        modes.write(variant.constants.get_mut(A::Knobs::COUNT..).unwrap_or_default());
+        if kernel.format.is_some() && tensors.get(1).is_some_and(|w| w.dtype() == DType::F16) {
+            variant.format = Format::F16;
+        }
+        let pipeline = engine.cache.pipeline(kernel, &variant)?;
+        let bindings = engine.cache.bind_group(kernel, tensors, &engine.pool)?;
+        for tensor in tensors {
+            self.hold(tensor);
+        }
+        let mut bytes = [0; crate::reflect::MAX_PARAMS_BYTES as usize];
+        let text = bytemuck::bytes_of(&params);
+        bytes.get_mut(..text.len()).unwrap_or_default().copy_from_slice(text);
+        self.steps.push(Step::Dispatch { pipeline, bindings, params: bytes, params_bytes: text.len(), grid });
+        Ok(())
+    }
+
+    /// Adds to the estimate of what this pass costs, in floating-point operations.
+    pub(crate) fn cost(&mut self, flops: f64) {
+        self.flops += flops;
+    }
+
+    /// Whether the pass is estimated to run for longer than the 200 ms that a watchdog certainly allows.
+    pub(crate) fn is_long(&self) -> bool {
+        self.gpu.engine().is_some_and(|engine| self.flops > 0.2 * engine.flops_per_second)
+    }
+
+    /// Copies all of `source` to the beginning of `target`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `target` is shorter; [`Error::Alias`] if they share a buffer.
+    pub fn copy(&mut self, source: &Tensor, target: &mut Tensor) -> Result<()> {
+        if source.bytes() > target.bytes() {
+            let message = format!("{:?} does not hold {:?}", target.shape(), source.shape());
+            return Err(Error::Shape { op: "copy", message });
+        }
+        match (&source.storage, &target.storage) {
+            (Storage::Device(from), Storage::Device(to)) => {
+                if from.id == to.id {
+                    return Err(Error::Alias { op: "copy", first: "source", second: "target" });
+                }
+                let (source_offset, target_offset, bytes) = (source.offset, target.offset, source.bytes());
+                let (source, target) = (Arc::clone(from), Arc::clone(to));
+                self.steps.push(Step::Copy { source, source_offset, target, target_offset, bytes });
+                Ok(())
+            }
+            (Storage::Host(from), Storage::Host(to)) => crate::cpu::copy(from, to),
+            _ => Err(Error::ForeignBuffer { op: "copy" }),
+        }
+    }
+
+    /// Reads a tensor back, as it is at the end of this pass: dense rows of f32 or u32.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a tensor of f16.
+    pub fn read<T: bytemuck::Pod + Send>(&mut self, tensor: &Tensor) -> Result<AsyncGpuResult<Vec<T>>> {
+        if size_of::<T>() != 4 || tensor.dtype() == DType::F16 {
+            let message = format!("{tensor:?} as elements of {} bytes; read f32 or u32", size_of::<T>());
+            return Err(Error::Shape { op: "read", message });
+        }
+        let (columns, pitch) = (tensor.columns(), tensor.pitch());
+        let (result, promise) = AsyncGpuResult::new(move |bytes: Vec<u8>| unpitch(&bytes, columns, pitch));
+        match &tensor.storage {
+            Storage::Host(words) => promise.complete(Ok(crate::cpu::bytes(words, tensor))),
+            Storage::Device(_) if tensor.bytes() == 0 => promise.complete(Ok(Vec::new())),
+            Storage::Device(_) => self.reads.push((tensor.clone(), promise)),
+        }
+        Ok(result)
+    }
+
+    /// Submits what was recorded. Blocks only while the queue is full.
+    ///
+    /// # Errors
+    /// What wgpu or the device says; the results of this pass then carry the same error.
+    pub fn submit(self) -> Result<()> {
+        let Some(engine) = self.gpu.engine() else { return Ok(()) };
+        submit(engine, &self.steps, self.reads)
+    }
+
+    /// Submits what was recorded so far and goes on recording, with the same tensors.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        let Some(engine) = self.gpu.engine() else { return Ok(()) };
+        self.flops = 0.0;
+        submit(engine, &std::mem::take(&mut self.steps), std::mem::take(&mut self.reads))
+    }
+
+    /// Keeps the commands for replay.
+    pub(crate) fn into_plan(self) -> Plan {
+        let Pass { gpu, steps, scratch, held, .. } = self;
+        Plan { gpu, steps, _held: scratch.into_iter().chain(held).collect() }
+    }
+
+    /// Keeps a buffer alive until submission, unless it is this pass's own scratch.
+    fn hold(&mut self, tensor: &Tensor) {
+        let Some(lease) = tensor.lease() else { return };
+        if !self.scratch.iter().chain(&self.held).any(|known| known.id == lease.id) {
+            self.held.push(Arc::clone(lease));
+        }
+    }
+}
+
+/// A recorded pass, to be submitted any number of times. It keeps its buffers.
+pub(crate) struct Plan {
+    gpu: GpuCompute,
+    steps: Vec<Step>,
+    _held: Vec<Arc<Lease>>,
+}
+
+impl Plan {
+    /// Submits the commands once more and reads `tensor` back after them.
+    pub(crate) fn submit<T: bytemuck::Pod + Send>(&self, tensor: &Tensor) -> Result<AsyncGpuResult<Vec<T>>> {
+        let mut reader = Pass::new(self.gpu.clone());
+        let result = reader.read(tensor)?;
+        if let Some(engine) = self.gpu.engine() {
+            submit(engine, &self.steps, reader.reads)?;
+        }
+        Ok(result)
+    }
+}
+
+/// Belongs to this device, fits a binding, and nothing is both read and written.
+fn check_tensors(engine: &Engine, kernel: &'static Kernel, tensors: &[&Tensor]) -> Result<()> {
+    for (i, (tensor, slot)) in tensors.iter().zip(kernel.bindings).enumerate() {
+        let lease = tensor.lease().ok_or(Error::ForeignBuffer { op: kernel.name })?;
+        if lease.home.as_ref().is_some_and(|home| !home.is(&engine.pool)) {
+            return Err(Error::ForeignBuffer { op: kernel.name });
+        }
+        engine.check_binding(tensor.bytes())?;
+        let earlier = tensors.iter().zip(kernel.bindings).take(i);
+        for (other, other_slot) in earlier {
+            let shared = other.lease().is_some_and(|other| other.id == lease.id);
+            if shared && (slot.write || other_slot.write) {
+                return Err(Error::Alias { op: kernel.name, first: other_slot.name, second: slot.name });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn checked_grid(kernel: &Kernel, grid: [u64; 3]) -> Result<[u32; 3]> {
+    let mut checked = [0; 3];
+    for (to, needed) in checked.iter_mut().zip(grid) {
+        *to = u32::try_from(needed).ok().filter(|&n| u64::from(n) <= MAX_GROUPS).ok_or_else(|| Error::TooLarge {
+            what: format!("the grid of {}, in workgroups per dimension", kernel.name),
+            needed,
+            limit: MAX_GROUPS,
+        })?;
+    }
+    Ok(checked)
+}
+
+/// Parameters in a uniform buffer, one slot per dispatch, for devices without immediates.
+struct UniformParams {
+    lease: Arc<Lease>,
+    bind_group: wgpu::BindGroup,
+    bytes: Vec<u8>,
+}
+
+fn uniform_params(engine: &Engine, steps: &[Step]) -> Result<Option<UniformParams>> {
+    let dispatches = steps.iter().filter_map(|step| match step {
+        Step::Dispatch { params, .. } => Some(params),
+        Step::Copy { .. } => None,
+    });
+    let mut bytes = Vec::new();
+    for params in dispatches {
+        bytes.extend_from_slice(params);
+        bytes.resize(bytes.len().next_multiple_of(PARAMS_STRIDE as usize), 0);
+    }
+    if engine.params == ParamsVia::Immediate || bytes.is_empty() {
+        return Ok(None);
+    }
+    let lease = engine.pool.take(Kind::Uniform, bytes.len() as u64)?;
+    let bind_group = engine.cache.uniform(lease.id, &lease.buffer)?;
+    Ok(Some(UniformParams { lease, bind_group, bytes }))
+}
+
+/// Encodes the steps and the readbacks and hands them to the queue.
+fn submit(engine: &Engine, steps: &[Step], reads: Vec<(Tensor, crate::result::Promise)>) -> Result<()> {
+    // A result that nobody holds any more is not read.
+    let wanted: Vec<_> = reads.into_iter().filter(|(_, promise)| !promise.is_abandoned()).collect();
+    if steps.is_empty() && wanted.is_empty() {
+        return Ok(());
+    }
+    let mut copies = Vec::new();
+    let mut queued = Vec::new();
+    for (tensor, promise) in wanted {
+        let bytes = tensor.bytes();
+        match engine.pool.take(Kind::Readback, bytes) {
+            Ok(staging) => {
+                copies.push((tensor, Arc::clone(&staging)));
+                queued.push(Read { staging, bytes, promise });
+            }
+            Err(error) => {
+                promise.complete(Err(error.clone()));
+                return Err(error);
+            }
+        }
+    }
+    let uniforms = uniform_params(engine, steps)?;
+    let dispatches = steps.iter().filter(|step| matches!(step, Step::Dispatch { .. })).count();
+    Counters::add(&engine.counters.dispatches, dispatches as u64);
+    let prepare = |seam: &dyn Seam| {
+        // This buffer is leased for this submission alone, so the write precedes it and follows all earlier ones.
+        if let Some(uniforms) = &uniforms {
+            seam.write(&uniforms.lease.buffer, 0, &uniforms.bytes);
+        }
+    };
+    engine.queue.submit(queued, prepare, &mut |device| {
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encode(&mut encoder, steps, uniforms.as_ref().map(|u| &u.bind_group));
+        for (tensor, staging) in &copies {
+            if let Some(lease) = tensor.lease() {
+                encoder.copy_buffer_to_buffer(&lease.buffer, tensor.offset, &staging.buffer, 0, tensor.bytes());
+            }
+        }
+        encoder.finish()
+    })
+}
+
+/// The whole of command encoding: one compute pass per run of dispatches.
+fn encode(encoder: &mut wgpu::CommandEncoder, steps: &[Step], uniforms: Option<&wgpu::BindGroup>) {
+    let (mut steps, mut slot) = (steps.iter().peekable(), 0u32);
+    while let Some(step) = steps.peek() {
+        if let Step::Copy { source, source_offset, target, target_offset, bytes } = step {
+            encoder.copy_buffer_to_buffer(&source.buffer, *source_offset, &target.buffer, *target_offset, *bytes);
+            steps.next();
+            continue;
+        }
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        while let Some(Step::Dispatch { pipeline, bindings, params, params_bytes, grid }) =
+            steps.next_if(|step| matches!(step, Step::Dispatch { .. }))
+        {
+            pass.set_pipeline(pipeline);
+            pass.set_bind_group(0, bindings, &[]);
+            match uniforms {
+                Some(group) => pass.set_bind_group(1, group, &[slot * PARAMS_STRIDE as u32]),
+                None => pass.set_immediates(0, params.get(..*params_bytes).unwrap_or_default()),
+            }
+            slot += 1;
+            pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
+        }
+    }
+}

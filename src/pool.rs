@@ -1,0 +1,260 @@
+//! Persistent buffers by size class.
+//!
+//! The pool hands out whole buffers, never slices of an arena: wgpu tracks usage per buffer, and one buffer may not be read
+//! and written in one dispatch. A buffer returns when its last [`Lease`] is dropped and may be used again at once, without
+//! a fence: all work goes through one queue in order, so whatever is submitted later runs later. The exceptions are
+//! readback buffers, which the host touches; the queue holds their leases until the host is done.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::error::{Error, Result};
+use crate::result::lock;
+use crate::seam::Seam;
+
+/// What a buffer is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    /// Tensors.
+    Storage,
+    /// Results on their way to the host.
+    Readback,
+    /// Parameters, on devices without immediates.
+    Uniform,
+}
+
+impl Kind {
+    fn usage(self) -> wgpu::BufferUsages {
+        use wgpu::BufferUsages as U;
+        match self {
+            Kind::Storage => U::STORAGE | U::COPY_SRC | U::COPY_DST,
+            Kind::Readback => U::MAP_READ | U::COPY_DST,
+            Kind::Uniform => U::UNIFORM | U::COPY_DST,
+        }
+    }
+}
+
+/// Gauges and counters of a [`GpuBufferPool`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PoolStats {
+    /// Requests served from idle buffers.
+    pub hits: u64,
+    /// Requests that created a buffer.
+    pub misses: u64,
+    /// Buffers in use.
+    pub live_buffers: u64,
+    /// Bytes in use.
+    pub live_bytes: u64,
+    /// Buffers waiting to be used again.
+    pub idle_buffers: u64,
+    /// Bytes waiting to be used again.
+    pub idle_bytes: u64,
+    /// The largest sum of live and idle bytes so far.
+    pub peak_bytes: u64,
+}
+
+/// Persistent device buffers by size class, shared by everything an engine does.
+#[derive(Clone)]
+pub struct GpuBufferPool {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for GpuBufferPool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GpuBufferPool").field("stats", &self.stats()).finish()
+    }
+}
+
+struct Shared {
+    seam: Arc<dyn Seam>,
+    max_buffer_bytes: u64,
+    poison: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    idle: HashMap<(Kind, u64), Vec<(u64, wgpu::Buffer)>>,
+    stats: PoolStats,
+    budget: Option<u64>,
+    /// Buffers that are gone, for the bind group cache to forget.
+    dead: Vec<u64>,
+}
+
+/// Every buffer of the process has a number of its own, so that a cache key never names two.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// The number of a buffer that is not the pool's.
+pub(crate) fn next_id() -> u64 {
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Rounds up to a power of two or the middle between two: at most a third is wasted, and few classes exist.
+fn size_class(bytes: u64) -> u64 {
+    let bytes = bytes.max(256);
+    let power = bytes.checked_next_power_of_two().unwrap_or(bytes);
+    let middle = power / 4 * 3;
+    if bytes <= middle { middle } else { power }
+}
+
+impl GpuBufferPool {
+    pub(crate) fn new(seam: Arc<dyn Seam>, max_buffer_bytes: u64) -> GpuBufferPool {
+        let shared = Shared { seam, max_buffer_bytes, poison: AtomicBool::new(false), state: Mutex::default() };
+        GpuBufferPool { shared: Arc::new(shared) }
+    }
+
+    /// Hits, misses, live, idle and peak bytes.
+    pub fn stats(&self) -> PoolStats {
+        lock(&self.shared.state).stats
+    }
+
+    /// Sets the bytes that live and idle buffers may take together. `None`: as many as the device has.
+    pub fn set_budget(&self, bytes: Option<u64>) {
+        lock(&self.shared.state).budget = bytes;
+    }
+
+    /// Frees every idle buffer.
+    pub fn trim(&self) {
+        let mut state = lock(&self.shared.state);
+        state.stats.idle_buffers = 0;
+        state.stats.idle_bytes = 0;
+        let idle: Vec<_> = state.idle.drain().flat_map(|(_, buffers)| buffers).collect();
+        state.dead.extend(idle.iter().map(|(id, _)| *id));
+    }
+
+    /// Fills every buffer handed out from now on with NaN, so that what reads unwritten memory shows. For tests.
+    pub fn set_poison(&self, on: bool) {
+        self.shared.poison.store(on, Ordering::Relaxed);
+    }
+
+    /// A buffer of at least `bytes`, from the idle ones if one fits.
+    pub(crate) fn take(&self, kind: Kind, bytes: u64) -> Result<Arc<Lease>> {
+        let class = size_class(bytes);
+        // Near the largest buffer a class would overshoot it.
+        let size = if class > self.shared.max_buffer_bytes { bytes.max(256).div_ceil(256) * 256 } else { class };
+        self.lease(kind, size, true)
+    }
+
+    /// A buffer of `bytes`, rounded up to 256, that is freed rather than kept: for weights.
+    pub(crate) fn take_exact(&self, bytes: u64) -> Result<Arc<Lease>> {
+        self.lease(Kind::Storage, bytes.max(256).div_ceil(256) * 256, false)
+    }
+
+    fn lease(&self, kind: Kind, size: u64, keep: bool) -> Result<Arc<Lease>> {
+        if size > self.shared.max_buffer_bytes {
+            let limit = self.shared.max_buffer_bytes;
+            return Err(Error::TooLarge { what: "a buffer, in bytes".to_owned(), needed: size, limit });
+        }
+        let recycled = {
+            let mut state = lock(&self.shared.state);
+            let found = if keep { state.idle.get_mut(&(kind, size)).and_then(Vec::pop) } else { None };
+            match found {
+                Some(_) => {
+                    state.stats.hits += 1;
+                    state.stats.idle_buffers -= 1;
+                    state.stats.idle_bytes -= size;
+                }
+                None => state.stats.misses += 1,
+            }
+            found
+        };
+        let (id, buffer) = match recycled {
+            Some(found) => found,
+            None => (next_id(), self.create(kind, size)?),
+        };
+        if kind == Kind::Storage && self.shared.poison.load(Ordering::Relaxed) {
+            self.shared.seam.write(&buffer, 0, &vec![0xff; size as usize]);
+        }
+        let mut state = lock(&self.shared.state);
+        state.stats.live_buffers += 1;
+        state.stats.live_bytes += size;
+        state.stats.peak_bytes = state.stats.peak_bytes.max(state.stats.live_bytes + state.stats.idle_bytes);
+        Ok(Arc::new(Lease { id, buffer, size, kind, keep: AtomicBool::new(keep), home: Some(self.clone()) }))
+    }
+
+    /// A new buffer; idle ones are freed first where the budget or the device says so.
+    fn create(&self, kind: Kind, size: u64) -> Result<wgpu::Buffer> {
+        let over = |state: &State| {
+            state.budget.is_some_and(|budget| state.stats.live_bytes + state.stats.idle_bytes + size > budget)
+        };
+        if over(&lock(&self.shared.state)) {
+            self.trim();
+            if over(&lock(&self.shared.state)) {
+                return Err(Error::OutOfMemory { bytes: size, context: "over the pool's budget".to_owned() });
+            }
+        }
+        match self.shared.seam.create_buffer(size, kind.usage()) {
+            Err(Error::OutOfMemory { .. }) => {
+                self.trim();
+                self.shared.seam.create_buffer(size, kind.usage())
+            }
+            other => other,
+        }
+    }
+
+    /// The buffers that were freed since the last call.
+    pub(crate) fn take_dead(&self) -> Vec<u64> {
+        std::mem::take(&mut lock(&self.shared.state).dead)
+    }
+
+    /// Another handle on the same pool.
+    pub(crate) fn is(&self, other: &GpuBufferPool) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+}
+
+/// A buffer in use. The last `Arc` of it gives it back.
+pub(crate) struct Lease {
+    pub(crate) id: u64,
+    pub(crate) buffer: wgpu::Buffer,
+    pub(crate) size: u64,
+    kind: Kind,
+    keep: AtomicBool,
+    /// `None`: the caller's own buffer.
+    pub(crate) home: Option<GpuBufferPool>,
+}
+
+impl Lease {
+    /// Wraps a buffer that is not the pool's.
+    pub(crate) fn borrowed(buffer: wgpu::Buffer) -> Arc<Lease> {
+        let size = buffer.size();
+        Arc::new(Lease { id: next_id(), buffer, size, kind: Kind::Storage, keep: AtomicBool::new(false), home: None })
+    }
+
+    /// Not to be used again: its state is unknown.
+    pub(crate) fn discard(&self) {
+        self.keep.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(pool) = &self.home else { return };
+        let mut state = lock(&pool.shared.state);
+        state.stats.live_buffers -= 1;
+        state.stats.live_bytes -= self.size;
+        if self.keep.load(Ordering::Relaxed) {
+            state.stats.idle_buffers += 1;
+            state.stats.idle_bytes += self.size;
+            state.idle.entry((self.kind, self.size)).or_default().push((self.id, self.buffer.clone()));
+        } else {
+            state.dead.push(self.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size_class;
+
+    #[test]
+    fn classes_waste_at_most_a_third() {
+        for bytes in (1..100_000u64).chain((1 << 30)..(1 << 30) + 1000) {
+            let class = size_class(bytes);
+            assert!(class >= bytes && class % 64 == 0, "{bytes}: {class}");
+            assert!(bytes < 256 || class * 2 <= bytes * 3, "{bytes}: {class}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The seam: every call that can fail because of the device goes through one small trait.
+//!
+//! [`WgpuSeam`] is the only implementation in the product. The tests wrap it and make buffers fail, submissions be refused,
+//! polls panic and devices vanish, which no real driver does on demand. What wgpu 30 does in those cases: `submit` returns
+//! an index even for a refused submission, `poll` panics on a lost device, and the callbacks of pending maps then never
+//! fire. So errors are caught in scopes here, and our futures complete from our own state (`queue.rs`).
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crate::counters::Counters;
+use crate::error::{Error, Result};
+
+/// Called once when a map succeeded (`true`) or failed.
+pub(crate) type OnMapped = Box<dyn FnOnce(bool) + Send>;
+
+/// What the engine asks of a device.
+pub(crate) trait Seam: Send + Sync {
+    /// A new buffer. Errors are returned, the device stays usable.
+    fn create_buffer(&self, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer>;
+    /// Copies `bytes` into a buffer, after everything submitted so far and before everything submitted later.
+    fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]);
+    /// Records and submits. An error means that nothing of it runs.
+    fn submit(&self, record: &mut dyn FnMut(&wgpu::Device) -> wgpu::CommandBuffer) -> Result<wgpu::SubmissionIndex>;
+    /// Whether the submission is done, after waiting for at most `timeout`. May panic.
+    fn poll(&self, until: &wgpu::SubmissionIndex, timeout: Duration) -> Result<bool>;
+    /// Asks for a readback buffer to be mapped.
+    fn map(&self, buffer: &wgpu::Buffer, bytes: u64, done: OnMapped);
+    /// Copies a mapped buffer and unmaps it.
+    fn take_mapped(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>>;
+    /// Why the device is lost, if it is.
+    fn lost(&self) -> Option<String>;
+}
+
+/// The seam of a real device.
+pub(crate) struct WgpuSeam {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    lost: Arc<OnceLock<String>>,
+    counters: Arc<Counters>,
+}
+
+impl WgpuSeam {
+    /// Takes over a device we own: from here on its errors are ours.
+    pub(crate) fn new(device: wgpu::Device, queue: wgpu::Queue, counters: Arc<Counters>) -> WgpuSeam {
+        let lost = Arc::new(OnceLock::new());
+        // Both handlers may only store and return: the second runs under wgpu's locks.
+        device.on_uncaptured_error(Arc::new(|error: wgpu::Error| log::error!("uncaptured wgpu error: {error}")));
+        let on_lost = Arc::clone(&lost);
+        device.set_device_lost_callback(move |reason, message| {
+            let _ = on_lost.set(format!("{reason:?}: {message}"));
+        });
+        WgpuSeam { device, queue, lost, counters }
+    }
+
+    /// Runs `call` and returns the first error wgpu reports for it. Scopes are per thread, so other threads' errors stay
+    /// theirs.
+    pub(crate) fn scoped<T>(&self, what: &str, bytes: u64, call: impl FnOnce(&wgpu::Device) -> T) -> Result<T> {
+        if let Some(reason) = self.lost() {
+            return Err(Error::DeviceLost { reason });
+        }
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let value = call(&self.device);
+        let errors = [internal.pop(), memory.pop(), validation.pop()].map(pollster::block_on);
+        match errors.into_iter().flatten().next() {
+            None => Ok(value),
+            Some(wgpu::Error::OutOfMemory { .. }) => Err(Error::OutOfMemory { bytes, context: what.to_owned() }),
+            Some(error) => Err(Error::Validation { what: what.to_owned(), message: error.to_string() }),
+        }
+    }
+}
+
+impl Seam for WgpuSeam {
+    fn create_buffer(&self, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        Counters::add(&self.counters.buffers_created, 1);
+        let descriptor = wgpu::BufferDescriptor { label: None, size: bytes, usage, mapped_at_creation: false };
+        self.scoped("create_buffer", bytes, |device| device.create_buffer(&descriptor))
+    }
+
+    fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) {
+        Counters::add(&self.counters.bytes_uploaded, bytes.len() as u64);
+        self.queue.write_buffer(buffer, offset, bytes);
+    }
+
+    fn submit(&self, record: &mut dyn FnMut(&wgpu::Device) -> wgpu::CommandBuffer) -> Result<wgpu::SubmissionIndex> {
+        Counters::add(&self.counters.submits, 1);
+        self.scoped("submit", 0, |device| self.queue.submit([record(device)]))
+    }
+
+    fn poll(&self, until: &wgpu::SubmissionIndex, timeout: Duration) -> Result<bool> {
+        Counters::add(&self.counters.polls, 1);
+        let wait = wgpu::PollType::Wait { submission_index: Some(until.clone()), timeout: Some(timeout) };
+        match self.device.poll(wait) {
+            Ok(_) => Ok(true),
+            Err(wgpu::PollError::Timeout) => Ok(false),
+            Err(error) => Err(Error::Validation { what: "poll".to_owned(), message: error.to_string() }),
+        }
+    }
+
+    fn map(&self, buffer: &wgpu::Buffer, bytes: u64, done: OnMapped) {
+        Counters::add(&self.counters.maps, 1);
+        buffer.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| done(result.is_ok()));
+    }
+
+    fn take_mapped(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>> {
+        Counters::add(&self.counters.bytes_downloaded, bytes);
+        let copied = match buffer.slice(..bytes).get_mapped_range() {
+            Ok(view) => Ok(view.to_vec()),
+            Err(error) => Err(Error::Validation { what: "get_mapped_range".to_owned(), message: error.to_string() }),
+        };
+        buffer.unmap();
+        copied
+    }
+
+    fn lost(&self) -> Option<String> {
+        self.lost.get().cloned()
+    }
+}

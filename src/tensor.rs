@@ -1,0 +1,354 @@
+//! Tensors and weights: where numbers live, and how they lie there.
+//!
+//! A tensor is rows of its last dimension. On the device every row starts at a multiple of 16 bytes (the *pitch*), and the
+//! tail between the last element and the pitch is zero: kernels read quads and never look at the remainder. On the CPU
+//! backend rows are dense.
+
+use std::ops::Range;
+use std::sync::{Arc, RwLock};
+
+use crate::error::{Error, Result};
+use crate::gpu::GpuCompute;
+use crate::kernel::Format;
+use crate::pool::Lease;
+
+/// The element type of a [`Tensor`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DType {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats; on the device only, as weights.
+    F16,
+    /// 32-bit words: rows, token ids.
+    U32,
+}
+
+impl DType {
+    /// Bytes per element.
+    pub fn bytes(self) -> usize {
+        match self {
+            DType::F32 | DType::U32 => 4,
+            DType::F16 => 2,
+        }
+    }
+}
+
+impl From<Format> for DType {
+    fn from(format: Format) -> DType {
+        match format {
+            Format::F32 => DType::F32,
+            Format::F16 => DType::F16,
+        }
+    }
+}
+
+/// At most this many dimensions.
+pub(crate) const MAX_RANK: usize = 4;
+
+/// Numbers on a device, or in host memory on the CPU backend. Cloning makes another handle on the same memory.
+#[derive(Clone)]
+pub struct Tensor {
+    pub(crate) storage: Storage,
+    /// Start within the buffer, in bytes, a multiple of 256.
+    pub(crate) offset: u64,
+    dims: [usize; MAX_RANK],
+    rank: usize,
+    /// Elements from one row to the next.
+    pitch: usize,
+    dtype: DType,
+}
+
+#[derive(Clone)]
+pub(crate) enum Storage {
+    Device(Arc<Lease>),
+    Host(Arc<RwLock<Vec<u32>>>),
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let place = match self.storage {
+            Storage::Device(_) => "device",
+            Storage::Host(_) => "host",
+        };
+        write!(f, "Tensor({:?} {:?} on {place}, pitch {})", self.dtype, self.shape(), self.pitch)
+    }
+}
+
+/// Elements per row so that rows start at multiples of 16 bytes.
+pub(crate) fn pitch(columns: usize, dtype: DType) -> usize {
+    columns.next_multiple_of(16 / dtype.bytes())
+}
+
+/// Checks a shape and returns (dimensions, rows, columns). A scalar is one row of one column.
+fn layout(shape: &[usize]) -> Result<([usize; MAX_RANK], usize, usize)> {
+    let mut dims = [1; MAX_RANK];
+    let wrong = |message: &str| Error::Shape { op: "tensor", message: format!("{shape:?}: {message}") };
+    dims.get_mut(..shape.len()).ok_or_else(|| wrong("more than 4 dimensions"))?.copy_from_slice(shape);
+    let columns = shape.last().copied().unwrap_or(1);
+    let outer = shape.get(..shape.len().saturating_sub(1)).unwrap_or_default();
+    let rows = outer.iter().try_fold(1usize, |product, &d| product.checked_mul(d));
+    let rows = rows.ok_or_else(|| wrong("more elements than a machine word counts"))?;
+    Ok((dims, rows, columns))
+}
+
+/// The bytes a tensor of `shape` takes on a device.
+pub(crate) fn device_bytes(shape: &[usize], dtype: DType) -> Result<u64> {
+    let (_, rows, columns) = layout(shape)?;
+    let too_large = || Error::TooLarge {
+        what: format!("a tensor {shape:?}, in bytes"),
+        needed: u64::MAX,
+        limit: u64::from(u32::MAX / 2),
+    };
+    let padded = columns.checked_next_multiple_of(16 / dtype.bytes()).ok_or_else(too_large)?;
+    let bytes = rows.checked_mul(padded).and_then(|n| n.checked_mul(dtype.bytes())).ok_or_else(too_large)?;
+    u64::try_from(bytes).map_err(|_| too_large())
+}
+
+impl Tensor {
+    pub(crate) fn on_device(lease: Arc<Lease>, offset: u64, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        let (dims, _, columns) = layout(shape)?;
+        let storage = Storage::Device(lease);
+        Ok(Tensor { storage, offset, dims, rank: shape.len(), pitch: pitch(columns, dtype), dtype })
+    }
+
+    pub(crate) fn on_host(words: Vec<u32>, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        let (dims, _, columns) = layout(shape)?;
+        let storage = Storage::Host(Arc::new(RwLock::new(words)));
+        Ok(Tensor { storage, offset: 0, dims, rank: shape.len(), pitch: columns, dtype })
+    }
+
+    /// Wraps the caller's own buffer, whose rows start at multiples of 16 bytes with zeros up to there.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `offset` is not a multiple of 256, the buffer is too short or lacks `STORAGE` usage.
+    pub fn from_buffer(buffer: wgpu::Buffer, offset: u64, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        let wrong = |message: String| Error::Shape { op: "Tensor::from_buffer", message };
+        let end = offset.checked_add(device_bytes(shape, dtype)?);
+        if offset % 256 != 0 || end.is_none_or(|end| end > buffer.size()) {
+            let size = buffer.size();
+            return Err(wrong(format!("{shape:?} at byte {offset} of {size}; offsets are multiples of 256")));
+        }
+        if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
+            return Err(wrong("the buffer has no STORAGE usage".to_owned()));
+        }
+        Tensor::on_device(Lease::borrowed(buffer), offset, shape, dtype)
+    }
+
+    /// The dimensions.
+    pub fn shape(&self) -> &[usize] {
+        self.dims.get(..self.rank).unwrap_or_default()
+    }
+
+    /// Product of all dimensions but the last.
+    pub fn rows(&self) -> usize {
+        self.shape().iter().rev().skip(1).product()
+    }
+
+    /// The last dimension.
+    pub fn columns(&self) -> usize {
+        self.shape().last().copied().unwrap_or(1)
+    }
+
+    /// Elements from one row to the next.
+    pub fn pitch(&self) -> usize {
+        self.pitch
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Bytes from the first element to the end of the last row's padding.
+    pub fn bytes(&self) -> u64 {
+        (self.rows() * self.pitch * self.dtype.bytes()) as u64
+    }
+
+    /// The first `rows` rows, as a tensor `[rows, columns]` on the same memory.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are fewer.
+    pub fn first_rows(&self, rows: usize) -> Result<Tensor> {
+        if rows > self.rows() {
+            let message = format!("first {rows} rows of {:?}", self.shape());
+            return Err(Error::Shape { op: "first_rows", message });
+        }
+        let mut view = self.clone();
+        (view.dims, view.rank) = ([rows, self.columns(), 1, 1], 2);
+        Ok(view)
+    }
+
+    /// The device buffer behind it, unless it lives on the host.
+    pub(crate) fn lease(&self) -> Option<&Arc<Lease>> {
+        match &self.storage {
+            Storage::Device(lease) => Some(lease),
+            Storage::Host(_) => None,
+        }
+    }
+}
+
+/// Drops the padding of pitched rows. `bytes` holds 4-byte elements.
+pub(crate) fn unpitch<T: bytemuck::Pod>(bytes: &[u8], columns: usize, pitch: usize) -> Vec<T> {
+    let all: Vec<T> = bytemuck::pod_collect_to_vec(bytes);
+    if columns == pitch || columns == 0 {
+        return all;
+    }
+    all.chunks(pitch).flat_map(|row| row.iter().take(columns).copied()).collect()
+}
+
+/// Puts dense rows at a pitch, with zeros between.
+pub(crate) fn to_pitch(dense: &[u8], row_bytes: usize, pitch_bytes: usize) -> Vec<u8> {
+    if row_bytes == pitch_bytes || row_bytes == 0 {
+        return dense.to_vec();
+    }
+    let mut padded = Vec::with_capacity(dense.len() / row_bytes * pitch_bytes);
+    for row in dense.chunks(row_bytes) {
+        padded.extend_from_slice(row);
+        padded.resize(padded.len().next_multiple_of(pitch_bytes), 0);
+    }
+    padded
+}
+
+/// A matrix `[rows, columns]` in a stored format, as row chunks that each fit one binding.
+#[derive(Debug, Clone)]
+pub struct Weight {
+    pub(crate) chunks: Vec<Chunk>,
+    rows: usize,
+    columns: usize,
+    format: Format,
+}
+
+/// Some rows of a [`Weight`]: `tensor` is `[n, columns]`.
+#[derive(Debug, Clone)]
+pub(crate) struct Chunk {
+    pub(crate) first_row: usize,
+    pub(crate) tensor: Tensor,
+}
+
+/// Bytes on the way to the device before the queue is emptied: staging memory is not bounded by wgpu.
+const STAGING_BYTES: usize = 64 << 20;
+
+impl Weight {
+    /// Rows, the output dimension of a product with it.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns, the dimension that is summed over.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// How it is stored.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Bytes on the device.
+    pub fn bytes(&self) -> u64 {
+        self.chunks.iter().map(|chunk| chunk.tensor.bytes()).sum()
+    }
+
+    /// Builds a weight `[rows, columns]` from blocks of rows in `format`'s bytes, dense, little-endian: `read(range)`
+    /// returns those of a range of rows. It is called in order, with ranges of about 16 MiB.
+    ///
+    /// # Errors
+    /// What `read` returns; [`Error::TooLarge`] if one row exceeds a binding; [`Error::OutOfMemory`].
+    pub fn from_rows(
+        gpu: &GpuCompute,
+        (rows, columns): (usize, usize),
+        format: Format,
+        read: impl FnMut(Range<usize>) -> Result<Vec<u8>>,
+    ) -> Result<Weight> {
+        let chunks = match gpu.engine() {
+            None => vec![host_chunk((rows, columns), format, read)?],
+            Some(_) => device_chunks(gpu, (rows, columns), format, read)?,
+        };
+        Ok(Weight { chunks, rows, columns, format })
+    }
+
+    /// A weight `[rows, columns]` from dense floats, rounded to `format`.
+    ///
+    /// # Errors
+    /// As [`Weight::from_rows`]; [`Error::Shape`] if `data` has another length.
+    pub fn from_f32(gpu: &GpuCompute, data: &[f32], shape: (usize, usize), format: Format) -> Result<Weight> {
+        let (rows, columns) = shape;
+        if Some(data.len()) != rows.checked_mul(columns) {
+            let message = format!("{} elements for [{rows}, {columns}]", data.len());
+            return Err(Error::Shape { op: "Weight::from_f32", message });
+        }
+        Weight::from_rows(gpu, shape, format, |range| {
+            let block = data.get(range.start * columns..range.end * columns).unwrap_or_default();
+            Ok(match format {
+                Format::F32 => bytemuck::cast_slice(block).to_vec(),
+                Format::F16 => block.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect(),
+            })
+        })
+    }
+
+    /// Rows of the chunk that a device with these limits can bind: a multiple of 4, so that output quads do not straddle.
+    fn rows_per_chunk(row_bytes: usize, limit: u64) -> Result<usize> {
+        let rows = usize::try_from(limit / row_bytes.max(1) as u64).unwrap_or(usize::MAX) / 4 * 4;
+        if rows == 0 {
+            let needed = 4 * row_bytes as u64;
+            return Err(Error::TooLarge { what: "four rows of a weight, in bytes".to_owned(), needed, limit });
+        }
+        Ok(rows)
+    }
+}
+
+fn device_chunks(
+    gpu: &GpuCompute,
+    (rows, columns): (usize, usize),
+    format: Format,
+    mut read: impl FnMut(Range<usize>) -> Result<Vec<u8>>,
+) -> Result<Vec<Chunk>> {
+    let row_bytes = format.row_bytes(columns);
+    let dense_row = columns * DType::from(format).bytes();
+    let per_chunk = Weight::rows_per_chunk(row_bytes, gpu.binding_limit())?;
+    let per_block = ((16 << 20) / row_bytes.max(1)).max(1);
+    let (mut chunks, mut staged) = (Vec::new(), 0);
+    for first_row in (0..rows).step_by(per_chunk) {
+        let n = per_chunk.min(rows - first_row);
+        let tensor = gpu.exact_tensor(&[n, columns], format.into())?;
+        for start in (0..n).step_by(per_block) {
+            let end = (start + per_block).min(n);
+            let block = read(first_row + start..first_row + end)?;
+            if block.len() != (end - start) * dense_row {
+                let message = format!("{} bytes for {} rows of {dense_row}", block.len(), end - start);
+                return Err(Error::Shape { op: "Weight::from_rows", message });
+            }
+            let padded = to_pitch(&block, dense_row, row_bytes);
+            staged += padded.len();
+            gpu.write_bytes(&tensor, (start * row_bytes) as u64, &padded);
+            if staged >= STAGING_BYTES {
+                gpu.flush()?;
+                staged = 0;
+            }
+        }
+        chunks.push(Chunk { first_row, tensor });
+    }
+    Ok(chunks)
+}
+
+/// On the CPU backend a weight is one dense matrix of f32.
+fn host_chunk(
+    (rows, columns): (usize, usize),
+    format: Format,
+    mut read: impl FnMut(Range<usize>) -> Result<Vec<u8>>,
+) -> Result<Chunk> {
+    let bytes = read(0..rows)?;
+    let words: Vec<u32> = match format {
+        Format::F32 => bytemuck::pod_collect_to_vec(&bytes),
+        Format::F16 => {
+            let halves = bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
+            halves.map(|pair| half::f16::from_le_bytes(pair).to_f32().to_bits()).collect()
+        }
+    };
+    if words.len() != rows * columns {
+        let message = format!("{} elements for [{rows}, {columns}]", words.len());
+        return Err(Error::Shape { op: "Weight::from_rows", message });
+    }
+    Ok(Chunk { first_row: 0, tensor: Tensor::on_host(words, &[rows, columns], DType::F32)? })
+}

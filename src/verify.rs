@@ -1,0 +1,1 @@
+//! The case table, run on a backend and compared with the twins.
