@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::exit;
 
 #[path = "src/reflect.rs"]
+#[allow(unreachable_pub, reason = "public in the library")]
 mod reflect;
 
 use reflect::{Constant, Interface};

@@ -35,12 +35,12 @@ mod tensor;
 pub mod verify;
 
 #[cfg(feature = "models")]
-// pub mod model;
+pub mod model;
 pub use error::{Error, Result};
 pub use kernel::{Format, kernels};
 
 #[cfg(feature = "models")]
-// pub use model::{GpuModel, Session};
+pub use model::{GpuModel, Session};
 #[cfg(feature = "gpu")]
 pub use wgpu;
 #[cfg(feature = "gpu")]

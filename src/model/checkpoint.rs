@@ -1,0 +1,357 @@
+//! A checkpoint: a Hugging Face folder on disk, or its two files in memory.
+//!
+//! The files come from strangers. Reading therefore goes in two steps: [`Checkpoint::open`] *inspects*, reading only
+//! `config.json` and the safetensors headers and checking all they claim; then the caller compares names, types and
+//! shapes with what its model needs; only then are tensors *read*, one at a time or row by row. No step panics,
+//! whatever the bytes, and none holds more memory than twice the files it read and 16 MiB.
+//!
+//! Tensors are copied out by positioned reads. A memory map would save the copy, but a file that another process
+//! shortens meanwhile turns a map into a signal; a read turns it into an error.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used)]
+#![deny(clippy::panic, clippy::unreachable)]
+
+mod header;
+mod index;
+pub(super) mod json;
+mod stored;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use index::{Index, WeightMap};
+use json::{Fault, show};
+
+pub use stored::{StoredType, to_f32};
+
+/// Longest `config.json`, in bytes. GPT-2's has 665.
+const MAX_CONFIG: u64 = 1 << 20;
+
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// What a checkpoint says about one tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TensorInfo {
+    /// How each element is stored.
+    pub dtype: StoredType,
+    /// Dimensions, outermost first, at most eight; empty for a scalar. Checked: the element count, and its size in
+    /// bytes, fit a `u64`.
+    pub shape: Vec<usize>,
+    /// Which of the checkpoint's files holds it.
+    shard: usize,
+    /// Its first byte in that file.
+    begin: u64,
+    /// One past its last byte in that file.
+    end: u64,
+}
+
+impl TensorInfo {
+    /// Bytes the tensor takes in the file.
+    pub fn byte_len(&self) -> u64 {
+        self.end.saturating_sub(self.begin)
+    }
+
+    /// Where in the file some rows of the first dimension lie. `None` if there are no such rows, or if a row is no
+    /// whole number of bytes.
+    fn rows(&self, rows: &Range<usize>) -> Option<Range<u64>> {
+        let &count = self.shape.first()?;
+        if rows.start > rows.end || rows.end > count {
+            return None;
+        }
+        let row_bytes = self.dtype.byte_len(self.shape.get(1..)?)?;
+        let offset = |row: usize| self.begin.checked_add(row_bytes.checked_mul(row as u64)?);
+        Some(offset(rows.start)?..offset(rows.end)?)
+    }
+}
+
+/// A model's configuration and weights, inspected and ready to be read. Files stay open, so a file that is replaced
+/// later is not noticed, and one that is shortened ends in an error.
+pub struct Checkpoint {
+    origin: String,
+    config: String,
+    shards: Vec<Shard>,
+    tensors: BTreeMap<String, TensorInfo>,
+}
+
+impl Checkpoint {
+    /// Opens a Hugging Face folder: `config.json`, and `model.safetensors` or else the shards that
+    /// `model.safetensors.index.json` names. Reads the configuration and the headers, no weights.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a file that is missing, is not a regular file, or cannot be read; [`Error::BadFile`] for one
+    /// whose content is not what the formats ask for, with the byte; [`Error::BadTensor`] where the index and the
+    /// shards disagree about a tensor.
+    pub fn open(dir: &Path) -> Result<Self> {
+        if fs::metadata(dir).is_ok_and(|found| found.is_file()) {
+            let message = format!("is a file; give the folder that holds {CONFIG} and {WEIGHTS}");
+            return Err(Error::Io { path: dir.into(), message });
+        }
+        let config = Shard::open(dir.join(CONFIG))?.text(MAX_CONFIG)?;
+        let origin = dir.display().to_string();
+        if exists(&dir.join(WEIGHTS)) {
+            return Self::from_shard(origin, config, Shard::open(dir.join(WEIGHTS))?);
+        }
+        if !exists(&dir.join(INDEX)) {
+            let message = format!(
+                "has neither {WEIGHTS} nor {INDEX}; pickled .bin weights are not read, save them with \
+                 safe_serialization=True"
+            );
+            return Err(Error::Io { path: dir.into(), message });
+        }
+        let (shards, tensors) = open_shards(dir)?;
+        Ok(Self { origin, config, shards, tensors })
+    }
+
+    /// The same from the bytes of `config.json` and `model.safetensors`, for models embedded in a program.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`], without [`Error::Io`].
+    pub fn from_memory(config: &'static [u8], weights: &'static [u8]) -> Result<Self> {
+        let config = Shard::in_memory(CONFIG, config).text(MAX_CONFIG)?;
+        Self::from_shard("a model in memory".into(), config, Shard::in_memory(WEIGHTS, weights))
+    }
+
+    fn from_shard(origin: String, config: String, shard: Shard) -> Result<Self> {
+        let tensors = shard.inspect(0)?;
+        Ok(Self { origin, config, shards: vec![shard], tensors })
+    }
+
+    /// The text of `config.json`, at most 1 MiB. Only its encoding has been checked.
+    pub fn config_json(&self) -> &str {
+        &self.config
+    }
+
+    /// The names of all tensors, in alphabetical order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// What the checkpoint says about a tensor; `None` if it has no tensor of that name.
+    pub fn get(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(name)
+    }
+
+    /// A tensor's bytes, little-endian and packed, as long as [`TensorInfo::byte_len`].
+    ///
+    /// That length is bounded by nothing but the file's, and a sparse file can be longer than memory: compare the shape
+    /// with the model's before reading.
+    ///
+    /// # Errors
+    /// [`Error::BadTensor`] if there is none of that name; [`Error::OutOfMemory`]; [`Error::BadFile`] if the file has
+    /// been shortened since it was opened; [`Error::Io`].
+    pub fn read(&self, name: &str) -> Result<Vec<u8>> {
+        let (info, shard) = self.find(name)?;
+        shard.read(info.begin..info.end)
+    }
+
+    /// The bytes of some rows of a tensor's first dimension, for matrices too large to hold twice.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read`]; also [`Error::BadTensor`] for rows the tensor does not have (a scalar has none), or
+    /// rows of a 4- or 6-bit type that do not end at a byte.
+    pub fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<u8>> {
+        let (info, shard) = self.find(name)?;
+        let range = info.rows(&rows).ok_or_else(|| Error::BadTensor {
+            name: show(name),
+            message: format!("rows {rows:?} cannot be read from type {} and shape {:?}", info.dtype, info.shape),
+        })?;
+        shard.read(range)
+    }
+
+    /// Where the checkpoint came from, for messages: the folder's path, or that it was in memory.
+    pub fn describe(&self) -> String {
+        self.origin.clone()
+    }
+
+    fn find(&self, name: &str) -> Result<(&TensorInfo, &Shard)> {
+        self.tensors
+            .get(name)
+            .and_then(|info| Some((info, self.shards.get(info.shard)?)))
+            .ok_or_else(|| bad_tensor(name, format!("is not in {}", self.origin)))
+    }
+}
+
+impl fmt::Debug for Checkpoint {
+    /// Where from and how many; embedded weights would fill the screen.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Checkpoint")
+            .field("origin", &self.origin)
+            .field("shards", &self.shards.len())
+            .field("tensors", &self.tensors.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens the shards an index names, and checks that it and they agree on every tensor.
+fn open_shards(dir: &Path) -> Result<(Vec<Shard>, BTreeMap<String, TensorInfo>)> {
+    let path = dir.join(INDEX);
+    let text = Shard::open(path.clone())?.text(index::MAX_INDEX)?;
+    let index: Index = json::parse(&text).map_err(|fault| fault.in_file(&path))?;
+    drop(text);
+    let WeightMap { files, mut file_of } = index.weight_map;
+
+    let file_name = |place: usize| files.get(place).map_or("", String::as_str);
+    let mut shards = Vec::new();
+    let mut tensors: BTreeMap<String, TensorInfo> = BTreeMap::new();
+    for (place, file) in files.iter().enumerate() {
+        let shard = Shard::open(dir.join(file))?;
+        for (name, info) in shard.inspect(place)? {
+            let problem = match file_of.remove(&name) {
+                Some(stated) if stated == place => {
+                    tensors.insert(name, info);
+                    continue;
+                }
+                Some(stated) => format!("is in {file}; {INDEX} puts it in {}", file_name(stated)),
+                None => match tensors.get(&name) {
+                    Some(first) => format!("is in both {} and {file}", file_name(first.shard)),
+                    None => format!("is in {file}; {INDEX} does not list it"),
+                },
+            };
+            return Err(bad_tensor(&name, problem));
+        }
+        shards.push(shard);
+    }
+    // What is left was promised by the index and found in no shard.
+    if let Some((name, place)) = file_of.pop_first() {
+        return Err(bad_tensor(&name, format!("is not in {}, where {INDEX} puts it", file_name(place))));
+    }
+    Ok((shards, tensors))
+}
+
+fn bad_tensor(name: &str, message: String) -> Error {
+    Error::BadTensor { name: show(name), message }
+}
+
+/// Whether there is anything of that name, be it a dangling link: then opening it gives the better message.
+fn exists(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+/// One file of a checkpoint, of a length fixed when it was opened.
+struct Shard {
+    path: PathBuf,
+    bytes: Bytes,
+    len: u64,
+}
+
+enum Bytes {
+    File(File),
+    Memory(&'static [u8]),
+}
+
+impl Shard {
+    fn open(path: PathBuf) -> Result<Self> {
+        let io = |error: io::Error| Error::Io { path: path.clone(), message: error.to_string() };
+        let regular = |found: fs::Metadata| {
+            let message = "is not a regular file".into();
+            if found.is_file() { Ok(found.len()) } else { Err(Error::Io { path: path.clone(), message }) }
+        };
+        // Asked before opening, because opening a named pipe waits for a writer; and after, because the first answer
+        // was about a name, this one is about the file.
+        regular(fs::metadata(&path).map_err(io)?)?;
+        let file = File::open(&path).map_err(io)?;
+        let len = regular(file.metadata().map_err(io)?)?;
+        Ok(Self { path, bytes: Bytes::File(file), len })
+    }
+
+    fn in_memory(name: &str, bytes: &'static [u8]) -> Self {
+        let path = PathBuf::from(format!("{name} (in memory)"));
+        Self { path, bytes: Bytes::Memory(bytes), len: bytes.len() as u64 }
+    }
+
+    /// The whole file as text.
+    fn text(&self, max_len: u64) -> Result<String> {
+        if self.len > max_len {
+            let message = format!("{} bytes; the limit for this file is {max_len}", self.len);
+            return Err(Fault::new(max_len, message).in_file(&self.path));
+        }
+        String::from_utf8(self.read(0..self.len)?).map_err(|error| {
+            let offset = error.utf8_error().valid_up_to() as u64;
+            Fault::new(offset, "is not UTF-8").in_file(&self.path)
+        })
+    }
+
+    /// The tensors its header describes. `place` is its number among the checkpoint's shards.
+    fn inspect(&self, place: usize) -> Result<BTreeMap<String, TensorInfo>> {
+        let in_file = |fault: Fault| fault.in_file(&self.path);
+        if self.len < header::PREFIX {
+            let message = format!("{} bytes are too few for a safetensors file", self.len);
+            return Err(in_file(Fault::new(self.len, message)));
+        }
+        let mut prefix = [0; header::PREFIX as usize];
+        self.read_into(&mut prefix, 0)?;
+        let length = header::length(prefix, self.len).map_err(in_file)?;
+        let text = self.read(header::PREFIX..header::PREFIX.saturating_add(length))?;
+        header::parse(&text, self.len, place).map_err(in_file)
+    }
+
+    /// The bytes of a range that lies within the file's length at opening.
+    fn read(&self, range: Range<u64>) -> Result<Vec<u8>> {
+        let bytes = range.end.saturating_sub(range.start);
+        let no_memory = || Error::OutOfMemory { bytes, context: self.path.display().to_string() };
+        let len = usize::try_from(bytes).map_err(|_| no_memory())?;
+        let mut buffer = Vec::new();
+        buffer.try_reserve_exact(len).map_err(|_| no_memory())?;
+        buffer.resize(len, 0);
+        self.read_into(&mut buffer, range.start)?;
+        Ok(buffer)
+    }
+
+    fn read_into(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let result = match &self.bytes {
+            Bytes::File(file) => read_exact_at(file, buffer, offset),
+            Bytes::Memory(bytes) => copy_exact_at(bytes, buffer, offset),
+        };
+        result.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                let message =
+                    format!("{} bytes cannot be read here; the file was shortened after it was opened", buffer.len());
+                Fault::new(offset, message).in_file(&self.path)
+            }
+            _ => Error::Io { path: self.path.clone(), message: error.to_string() },
+        })
+    }
+}
+
+fn copy_exact_at(bytes: &[u8], buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    let from = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..));
+    let part = from.and_then(|rest| rest.get(..buffer.len()));
+    buffer.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
+    Ok(())
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !buffer.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, buffer, offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                buffer = buffer.get_mut(count..).unwrap_or_default();
+                offset = offset.saturating_add(count as u64);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Elsewhere (in a browser) there are no files; [`Checkpoint::from_memory`] still works.
+#[cfg(not(any(unix, windows)))]
+fn read_exact_at(_file: &File, _buffer: &mut [u8], _offset: u64) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}

@@ -1,0 +1,30 @@
+//! Weights from a seed: the same bits in Rust, in Python (`tests/oracle/gpt2_oracle.py`) and on every machine, because only
+//! integers and correctly rounded f64 operations are used.
+
+/// Uniform, mean 0, variance 1, for element `index` of the tensor `name`. Splitmix64 (Steele, Lea, Flood 2014) on a counter.
+fn element(base: u64, index: u64) -> f64 {
+    let counter = index.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut z = base.wrapping_add(counter);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^= z >> 31;
+    let u = (z >> 40) as f64 / (1u64 << 24) as f64;
+    (2.0 * u - 1.0) * 1.732_050_807_568_877_2
+}
+
+fn fnv1a64(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Elements `start..start + count` of a tensor, in the order of a checkpoint. `rows` is the tensor's first dimension, of
+/// a matrix; `hidden` the model's width.
+pub(super) fn elements(seed: u64, name: &str, start: usize, count: usize, rows: usize, hidden: usize) -> Vec<f32> {
+    let base = seed ^ fnv1a64(name);
+    let value = |r: f64| match name {
+        "wte.weight" | "wpe.weight" | "lm_head.weight" => 2.0 * r / (hidden as f64).sqrt(),
+        name if name.ends_with(".bias") => 0.1 * r,
+        name if name.contains("ln_") => 1.0 + 0.1 * r,
+        _ => r / (rows as f64).sqrt(),
+    };
+    (start..start + count).map(|i| value(element(base, i as u64)) as f32).collect()
+}

@@ -1,0 +1,124 @@
+//! Text to token ids and back, by the `tokenizers` crate and a model's `tokenizer.json`.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// The longest text that is encoded, in bytes.
+const MAX_TEXT: usize = 64 << 20;
+
+/// A model's tokenizer.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("vocab", &self.inner.get_vocab_size(true)).finish()
+    }
+}
+
+impl Tokenizer {
+    /// The `tokenizer.json` of a model's folder; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the file is not one; [`Error::Io`].
+    pub fn load(dir: &Path) -> Result<Option<Tokenizer>> {
+        let path = dir.join("tokenizer.json");
+        let io = |e: std::io::Error| Error::Io { path: path.clone(), message: e.to_string() };
+        match std::fs::metadata(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(io(e)),
+            Ok(facts) if !facts.is_file() => return Err(Error::Tokenizer(format!("{} is not a file", path.display()))),
+            Ok(_) => (),
+        }
+        Tokenizer::from_bytes(&std::fs::read(&path).map_err(io)?).map(Some)
+    }
+
+    /// A `tokenizer.json` in memory.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn from_bytes(json: &[u8]) -> Result<Tokenizer> {
+        let inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        Ok(Tokenizer { inner })
+    }
+
+    /// The ids of a text.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        if text.len() > MAX_TEXT {
+            return Err(Error::Tokenizer(format!("a text of {} bytes; at most {MAX_TEXT}", text.len())));
+        }
+        let encoding = self.inner.encode(text, true).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of ids, special tokens left out.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, true).map_err(|e| Error::Tokenizer(e.to_string()))
+    }
+
+    /// Decodes ids one at a time.
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream { tokenizer: self, ids: Vec::new(), printed: 0, held: 0 }
+    }
+}
+
+/// Text as its tokens arrive. A character whose bytes are not all there yet is held back.
+#[derive(Debug)]
+pub struct TextStream<'a> {
+    tokenizer: &'a Tokenizer,
+    /// Ids since the last cut.
+    ids: Vec<u32>,
+    /// Bytes of their text that were returned.
+    printed: usize,
+    /// Ids whose text is held back.
+    held: usize,
+}
+
+/// Ids after which the window is cut, once its text is complete, so that a long stream stays linear.
+const WINDOW: usize = 64;
+/// A character has at most four bytes; what is still broken after as many ids is not the beginning of one.
+const MAX_HELD: usize = 4;
+
+impl TextStream<'_> {
+    /// The text that this id completes; often a word, sometimes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn push(&mut self, id: u32) -> Result<String> {
+        self.ids.push(id);
+        let text = self.tokenizer.decode(&self.ids)?;
+        // The decoder stands in U+FFFD for bytes that do not end a character.
+        if text.ends_with('\u{fffd}') && self.held < MAX_HELD {
+            self.held += 1;
+            return Ok(String::new());
+        }
+        let new = text.get(self.printed..).unwrap_or_default().to_owned();
+        (self.printed, self.held) = (text.len(), 0);
+        if self.ids.len() >= WINDOW {
+            // The last id stays: some decoders treat the first of a text differently.
+            self.ids = vec![id];
+            self.printed = self.tokenizer.decode(&self.ids)?.len();
+        }
+        Ok(new)
+    }
+
+    /// What was held back.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn finish(&mut self) -> Result<String> {
+        let text = self.tokenizer.decode(&self.ids)?;
+        let rest = text.get(self.printed..).unwrap_or_default().to_owned();
+        self.printed = text.len();
+        Ok(rest)
+    }
+}

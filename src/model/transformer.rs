@@ -1,0 +1,109 @@
+//! The forward pass, one for all families: what a decoder-only transformer does to a batch of rows, as a list of ops.
+
+use crate::error::Result;
+use crate::gpu::GpuCompute;
+use crate::model::Model;
+use crate::model::config::{Activation, Config};
+use crate::model::weights::{Layer, Linear};
+use crate::ops::{self, Attention, Gelu};
+use crate::pass::Pass;
+use crate::tensor::{Tensor, Weight};
+
+/// Keys and values of every layer, `[slots * context, hidden]` each, in buffers of their own.
+pub(crate) struct KvCache {
+    layers: Vec<(Tensor, Tensor)>,
+}
+
+impl KvCache {
+    pub(crate) fn new(gpu: &GpuCompute, config: &Config, slots: usize) -> Result<KvCache> {
+        let shape = [slots * config.n_positions, config.hidden_size];
+        let layer = |_| Ok((gpu.zeros(&shape)?, gpu.zeros(&shape)?));
+        Ok(KvCache { layers: (0..config.n_layers).map(layer).collect::<Result<_>>()? })
+    }
+}
+
+/// Records the blocks of the model for `rows` `[m, 4]` and returns the hidden states `[m, hidden]` before the final norm.
+/// `cut`: long work is submitted in parts.
+pub(crate) fn forward(pass: &mut Pass, model: &Model, cache: &mut KvCache, rows: &Tensor, cut: bool) -> Result<Tensor> {
+    let weights = &model.weights;
+    let mut x = pass.tensor(&[rows.rows(), model.config.hidden_size])?;
+    ops::embed(pass, rows, &weights.tokens, &weights.positions, &mut x)?;
+    for (i, (layer, kv)) in weights.layers.iter().zip(&mut cache.layers).enumerate() {
+        attend(pass, model, i, layer, kv, rows, &mut x)?;
+        feed_forward(pass, model, layer, &mut x)?;
+        if cut && pass.is_long() {
+            pass.flush()?;
+        }
+    }
+    Ok(x)
+}
+
+/// x += project(attention(qkv(norm(x)))). x:`[m, hidden]`
+fn attend(
+    pass: &mut Pass,
+    model: &Model,
+    index: usize,
+    layer: &Layer,
+    (keys, values): &mut (Tensor, Tensor),
+    rows: &Tensor,
+    x: &mut Tensor,
+) -> Result<()> {
+    let config = &model.config;
+    let shape = Attention {
+        heads: config.n_heads,
+        kv_heads: config.n_heads,
+        head_dim: config.head_dim(),
+        context: config.n_positions,
+        scale: attention_scale(config, index),
+        causal: true,
+    };
+    let mut normed = pass.tensor(x.shape())?;
+    let norm = &layer.attention_norm;
+    ops::layer_norm(pass, (x, 0), &norm.weight, &norm.bias, config.norm_eps, &mut normed)?;
+    let qkv = linear(pass, &normed, &layer.qkv)?;
+    let mut attended = normed;
+    ops::attention(pass, rows, &qkv, (keys, values), &shape, &mut attended)?;
+    let projected = linear(pass, &attended, &layer.project)?;
+    ops::add(pass, x, &projected)
+}
+
+/// x += down(activation(up(norm(x)))). x:`[m, hidden]`
+fn feed_forward(pass: &mut Pass, model: &Model, layer: &Layer, x: &mut Tensor) -> Result<()> {
+    let config = &model.config;
+    let mut normed = pass.tensor(x.shape())?;
+    let norm = &layer.mlp_norm;
+    ops::layer_norm(pass, (x, 0), &norm.weight, &norm.bias, config.norm_eps, &mut normed)?;
+    let mut inner = linear(pass, &normed, &layer.up)?;
+    match config.activation {
+        Activation::GeluTanh => ops::gelu(pass, &mut inner, Gelu::Tanh)?,
+        Activation::GeluExact => ops::gelu(pass, &mut inner, Gelu::Exact)?,
+        Activation::Relu => ops::relu(pass, &mut inner)?,
+    }
+    let out = linear(pass, &inner, &layer.down)?;
+    ops::add(pass, x, &out)
+}
+
+/// Logits `[m, vocab]` of rows `first_row..first_row + m` of the hidden states x.
+pub(crate) fn head(pass: &mut Pass, model: &Model, x: &Tensor, first_row: usize, m: usize) -> Result<Tensor> {
+    let (config, weights) = (&model.config, &model.weights);
+    let mut normed = pass.tensor(&[m, config.hidden_size])?;
+    let norm = &weights.final_norm;
+    ops::layer_norm(pass, (x, first_row), &norm.weight, &norm.bias, config.norm_eps, &mut normed)?;
+    let matrix: &Weight = weights.head.as_ref().unwrap_or(&weights.tokens);
+    let mut logits = pass.tensor(&[m, config.vocab_size])?;
+    ops::linear(pass, &normed, matrix, None, &mut logits)?;
+    Ok(logits)
+}
+
+fn linear(pass: &mut Pass, x: &Tensor, layer: &Linear) -> Result<Tensor> {
+    let mut out = pass.tensor(&[x.rows(), layer.weight.rows()])?;
+    ops::linear(pass, x, &layer.weight, Some(&layer.bias), &mut out)?;
+    Ok(out)
+}
+
+/// 1 / sqrt(head_dim), as GPT-2's options change it.
+fn attention_scale(config: &Config, layer: usize) -> f32 {
+    let scale = if config.scale_attention { 1.0 / (config.head_dim() as f64).sqrt() } else { 1.0 };
+    let scale = if config.scale_by_layer { scale / (layer + 1) as f64 } else { scale };
+    scale as f32
+}
