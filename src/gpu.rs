@@ -30,7 +30,6 @@ pub enum ComputeBackend {
 
 /// How to open a [`GpuCompute`].
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct Options {
     /// Where to compute.
     pub backend: ComputeBackend,
