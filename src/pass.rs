@@ -135,7 +135,7 @@ impl Pass {
             variant.format = Format::F16;
         }
         let pipeline = engine.cache.pipeline(kernel, &variant)?;
-        let bindings = engine.cache.bind_group(kernel, tensors, &engine.pool)?;
+        let bindings = engine.cache.bind_group(kernel, tensors)?;
         for tensor in tensors {
             self.hold(tensor);
         }

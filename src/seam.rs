@@ -5,11 +5,14 @@
 //! an index even for a refused submission, `poll` panics on a lost device, and the callbacks of pending maps then never
 //! fire. So errors are caught in scopes here, and our futures complete from our own state (`queue.rs`).
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use crate::counters::Counters;
 use crate::error::{Error, Result};
+
+/// Held while a device or a pipeline is created: wgpu 30 crashes when threads do so at once, be it on two devices.
+pub(crate) static CREATING: Mutex<()> = Mutex::new(());
 
 /// Called once when a map succeeded (`true`) or failed.
 pub(crate) type OnMapped = Box<dyn FnOnce(bool) + Send>;
