@@ -5,7 +5,7 @@
 //! a fence: all work goes through one queue in order, so whatever is submitted later runs later. The exceptions are
 //! readback buffers, which the host touches; the queue holds their leases until the host is done.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -77,7 +77,8 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    idle: HashMap<(Kind, u64), Vec<(u64, wgpu::Buffer)>>,
+    /// The lowest number goes out first, so that a pass recorded again gets the buffers, and the bind groups, it had.
+    idle: HashMap<(Kind, u64), BTreeMap<u64, wgpu::Buffer>>,
     stats: PoolStats,
     budget: Option<u64>,
     /// Buffers that are gone, and that bind groups may still hold on to.
@@ -171,7 +172,7 @@ impl GpuBufferPool {
         }
         let recycled = {
             let mut state = lock(&self.shared.state);
-            let found = if keep { state.idle.get_mut(&(kind, size)).and_then(Vec::pop) } else { None };
+            let found = if keep { state.idle.get_mut(&(kind, size)).and_then(BTreeMap::pop_first) } else { None };
             match found {
                 Some(_) => {
                     state.stats.hits += 1;
@@ -260,7 +261,7 @@ impl Drop for Lease {
         if self.keep.load(Ordering::Relaxed) {
             state.stats.idle_buffers += 1;
             state.stats.idle_bytes += self.size;
-            state.idle.entry((self.kind, self.size)).or_default().push((self.id, self.buffer.clone()));
+            state.idle.entry((self.kind, self.size)).or_default().insert(self.id, self.buffer.clone());
         } else {
             state.dead.push(self.id);
         }

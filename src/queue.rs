@@ -230,14 +230,14 @@ impl Shared {
         }
     }
 
-    /// The ticket of the oldest submission; waits while there is none. `None`: the engine is being dropped and either
-    /// everything is done or the time for that is over.
+    /// The ticket of the oldest submission; waits while there is none. `None`: the engine is being dropped and everything
+    /// is done, or stuck, or the time for that is over.
     fn oldest(&self, stopped_at: &mut Option<Instant>) -> Option<wgpu::SubmissionIndex> {
         let mut state = lock(&self.state);
         loop {
             if state.stopping {
                 let since = *stopped_at.get_or_insert_with(Instant::now);
-                if state.jobs.is_empty() || since.elapsed() > DRAIN {
+                if state.jobs.front().is_none_or(|job| job.expired) || since.elapsed() > DRAIN {
                     return None;
                 }
             }
