@@ -16,6 +16,8 @@ mod counters;
 #[cfg(feature = "gpu")]
 mod cpu;
 #[cfg(all(test, feature = "gpu"))]
+mod engine_tests;
+#[cfg(all(test, feature = "gpu"))]
 mod fault_tests;
 #[cfg(all(test, feature = "gpu"))]
 mod faults;
