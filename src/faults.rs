@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{ComputeBackend, GpuCompute, Options};
 use crate::pass::Pass;
 use crate::result::{AsyncGpuResult, lock};
-use crate::seam::{OnMapped, Seam};
+use crate::seam::{OnMapped, Seam, Ticket};
 use crate::tensor::Tensor;
 use crate::{ops, reference};
 
@@ -117,7 +117,7 @@ impl Seam for FaultySeam {
         self.inner.write(buffer, offset, bytes);
     }
 
-    fn submit(&self, record: &mut dyn FnMut(&wgpu::Device) -> wgpu::CommandBuffer) -> Result<wgpu::SubmissionIndex> {
+    fn submit(&self, record: &mut dyn FnMut(&wgpu::Device) -> wgpu::CommandBuffer) -> Result<Ticket> {
         self.check_lost()?;
         let ticket = next(&self.script.submit_errors).map_or_else(|| self.inner.submit(record), Err)?;
         let submitted = self.script.submits.fetch_add(1, Ordering::SeqCst) + 1;
@@ -128,7 +128,7 @@ impl Seam for FaultySeam {
         Ok(ticket)
     }
 
-    fn poll(&self, until: &wgpu::SubmissionIndex, timeout: Duration) -> Result<bool> {
+    fn poll(&self, until: &Ticket, timeout: Duration) -> Result<bool> {
         self.script.polls.fetch_add(1, Ordering::SeqCst);
         assert!(!self.script.poll_panics.load(Ordering::SeqCst), "an injected panic");
         if self.script.gate_closed.load(Ordering::SeqCst) {

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::pool::Lease;
 use crate::result::{Promise, lock};
-use crate::seam::Seam;
+use crate::seam::{Seam, Ticket};
 
-/// How long one wait of the poller may take: wgpu holds a lock meanwhile.
+/// How long one wait of the poller may take before it looks at deadlines and losses.
 const POLL_SLICE: Duration = Duration::from_millis(2);
 /// How long dropping an engine may wait for work in flight.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ pub(crate) struct Read {
 
 /// One submission in flight.
 struct Job {
-    ticket: wgpu::SubmissionIndex,
+    ticket: Ticket,
     reads: Vec<Mapping>,
     /// The device is done with it.
     fenced: bool,
@@ -232,7 +232,7 @@ impl Shared {
 
     /// The ticket of the oldest submission; waits while there is none. `None`: the engine is being dropped and everything
     /// is done, or stuck, or the time for that is over.
-    fn oldest(&self, stopped_at: &mut Option<Instant>) -> Option<wgpu::SubmissionIndex> {
+    fn oldest(&self, stopped_at: &mut Option<Instant>) -> Option<Ticket> {
         let mut state = lock(&self.state);
         loop {
             if state.stopping {
