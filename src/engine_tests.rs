@@ -58,7 +58,7 @@ impl Chain {
         let mut chain = Chain::new(gpu);
         let mut step = |i: usize| {
             let mut pass = gpu.pass();
-            if i % 2 == 0 {
+            if i.is_multiple_of(2) {
                 chain.shrink(&mut pass)
             } else {
                 chain.grow(&mut pass)

@@ -306,10 +306,8 @@ impl GpuCompute {
 
     /// Writes to a tensor that no unsubmitted pass uses: the bytes arrive after everything submitted so far.
     pub(crate) fn write_bytes(&self, tensor: &Tensor, offset: u64, bytes: &[u8]) {
-        if let (Some(engine), Some(lease)) = (self.engine(), tensor.lease()) {
-            if !bytes.is_empty() {
-                engine.seam.write(&lease.buffer, tensor.offset + offset, bytes);
-            }
+        if let (Some(engine), Some(lease), false) = (self.engine(), tensor.lease(), bytes.is_empty()) {
+            engine.seam.write(&lease.buffer, tensor.offset + offset, bytes);
         }
     }
 

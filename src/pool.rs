@@ -276,7 +276,7 @@ mod tests {
     fn classes_waste_at_most_a_third() {
         for bytes in (1..100_000u64).chain((1 << 30)..(1 << 30) + 1000) {
             let class = size_class(bytes);
-            assert!(class >= bytes && class % 64 == 0, "{bytes}: {class}");
+            assert!(class >= bytes && class.is_multiple_of(64), "{bytes}: {class}");
             assert!(bytes < 256 || class * 2 <= bytes * 3, "{bytes}: {class}");
         }
     }

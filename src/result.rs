@@ -132,10 +132,9 @@ impl Promise {
         };
         self.shared.ready.notify_all();
         // Outside the lock: a waker may run anything, and what it breaks is not ours.
-        if let Some(waker) = waker {
-            if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
-                log::error!("the waker of a result panicked");
-            }
+        let woken = waker.map(|waker| catch_unwind(AssertUnwindSafe(|| waker.wake())));
+        if woken.is_some_and(|outcome| outcome.is_err()) {
+            log::error!("the waker of a result panicked");
         }
     }
 }
