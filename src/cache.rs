@@ -189,6 +189,12 @@ impl Cache {
         Ok(group)
     }
 
+    /// How many bind groups are kept.
+    #[cfg(test)]
+    pub(crate) fn bind_groups(&self) -> usize {
+        lock(&self.maps).bind_groups.len()
+    }
+
     /// Forgets every bind group of the buffers it is called with. For the pool, which the cache does not know.
     pub(crate) fn forgetter(&self) -> impl Fn(&[u64]) + Send + Sync + use<> {
         let maps = Arc::clone(&self.maps);
