@@ -33,22 +33,27 @@ fn files(dir: &str, extension: &str) -> Vec<PathBuf> {
     found
 }
 
-/// A source file without its unit tests, which may be as frank as they like.
+/// A source file of the product, without its unit tests, which may be as frank as they like.
 struct Source {
     path: String,
     text: String,
 }
 
 fn sources() -> Vec<Source> {
-    let tests = |path: &str| path.ends_with("_tests.rs") || path.ends_with("/tests.rs");
-    let path_of = |path: &PathBuf| path.to_string_lossy().replace('\\', "/");
-    let all = files("src", "rs").into_iter().filter(|path| !tests(&path_of(path)));
-    all.map(|path| {
-        let text = read(&path);
-        let product = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned();
-        Source { path: path_of(&path), text: product }
-    })
-    .collect()
+    let lib = read("src/lib.rs");
+    // Modules that only tests have.
+    let of_tests: Vec<String> = lib
+        .split("#[cfg(all(test")
+        .skip(1)
+        .filter_map(|text| Some(format!("src/{}.rs", text.split_once("mod ")?.1.split_once(';')?.0)))
+        .collect();
+    let all = files("src", "rs").into_iter().map(|path| (path.to_string_lossy().replace('\\', "/"), read(&path)));
+    all.filter(|(path, _)| !of_tests.contains(path))
+        .map(|(path, text)| {
+            let text = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned();
+            Source { path, text }
+        })
+        .collect()
 }
 
 /// Code lines with their numbers: no comments, no documentation.

@@ -1,5 +1,5 @@
 //! op: store_to_read
-// expect: 
+// expect: writing to this location is not permitted
 
 struct Params {
     m: u32,
