@@ -125,7 +125,7 @@ impl Tensor {
     pub fn from_buffer(buffer: wgpu::Buffer, offset: u64, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let wrong = |message: String| Error::Shape { op: "Tensor::from_buffer", message };
         let end = offset.checked_add(device_bytes(shape, dtype)?);
-        if offset % 256 != 0 || end.is_none_or(|end| end > buffer.size()) {
+        if !offset.is_multiple_of(256) || end.is_none_or(|end| end > buffer.size()) {
             let size = buffer.size();
             return Err(wrong(format!("{shape:?} at byte {offset} of {size}; offsets are multiples of 256")));
         }

@@ -102,7 +102,7 @@ fn common(table: &mut Table, op: &'static str, run: RunProduct, shapes: &[(usize
             (Fill::Uniform, Format::ALL[(i + 1) % 2]),
             (if i % 3 == 0 { Fill::Outliers } else { Fill::Integers }, Format::ALL[(i + 1) % 2]),
         ] {
-            let bias = biases && (i + fill as usize) % 2 == 0;
+            let bias = biases && (i + fill as usize).is_multiple_of(2);
             product(table, op, class(m, k, n), Product { bias, ..Product::new((m, k, n), format, fill) }, run);
         }
     }
