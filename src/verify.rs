@@ -64,17 +64,27 @@ pub enum Outcome {
     },
 }
 
+/// How the operands of a case lie on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Layout {
+    /// As the engine makes tensors: rows at multiples of 16 bytes.
+    #[default]
+    Padded,
+    /// As a caller's buffers may be: rows without anything between them.
+    Dense,
+}
+
 /// Runs one case. The backend's pool hands out poisoned buffers from then on.
-pub fn run_case(gpu: &GpuCompute, case: &Case) -> Outcome {
-    execute(gpu, case).0
+pub fn run_case(gpu: &GpuCompute, case: &Case, layout: Layout) -> Outcome {
+    execute(gpu, case, layout).0
 }
 
 /// The outcome, and the kernels that were dispatched for it.
-fn execute(gpu: &GpuCompute, case: &Case) -> (Outcome, BTreeSet<&'static str>) {
+fn execute(gpu: &GpuCompute, case: &Case, layout: Layout) -> (Outcome, BTreeSet<&'static str>) {
     if let Some(pool) = gpu.pool() {
         pool.set_poison(true);
     }
-    let mut bench = Bench::new(gpu);
+    let mut bench = Bench::new(gpu, layout);
     let outcome = match (case.run)(&mut bench) {
         Ok(worst) if worst <= 1.0 => Outcome::Passed { worst },
         Ok(worst) => Outcome::Failed { message: format!("error {worst:.3} times its bound") },
@@ -139,7 +149,7 @@ pub fn run(gpu: &GpuCompute, filter: Option<&str>, mut progress: impl FnMut(&Cas
     let mut report = Report { backend, ops: Vec::new(), failures: Vec::new(), skips: Vec::new(), seconds: 0.0 };
     for case in cases().iter().filter(|case| filter.is_none_or(|part| case.name.contains(part))) {
         let before = Instant::now();
-        let (outcome, kernels) = execute(gpu, case);
+        let (outcome, kernels) = execute(gpu, case, Layout::Padded);
         progress(case, &outcome, before.elapsed());
         report.note(case, outcome, kernels);
     }

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use gristmill::verify::{self, Case, Outcome};
+use gristmill::verify::{self, Case, Layout, Outcome};
 use gristmill::{ComputeBackend, GpuCompute, Options};
 use libtest_mimic::{Arguments, Trial};
 
@@ -21,6 +21,8 @@ struct Configuration {
     backend: ComputeBackend,
     /// Immediates and subgroups where the adapter has them.
     extras: bool,
+    /// How operands lie.
+    layout: Layout,
     /// Runs the large cases too.
     large: bool,
     opened: OnceLock<Result<GpuCompute, String>>,
@@ -29,9 +31,10 @@ struct Configuration {
 }
 
 impl Configuration {
-    const fn new(name: &'static str, backend: ComputeBackend, extras: bool, large: bool) -> Configuration {
+    const fn new(name: &'static str, backend: ComputeBackend, extras: bool, layout: Layout) -> Configuration {
         let (passed, skipped) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Configuration { name, backend, extras, large, opened: OnceLock::new(), passed, skipped }
+        let large = extras && matches!(layout, Layout::Padded);
+        Configuration { name, backend, extras, layout, large, opened: OnceLock::new(), passed, skipped }
     }
 
     /// One device for all trials.
@@ -45,7 +48,7 @@ impl Configuration {
     }
 
     fn run(&self, case: &Case) -> Result<(), String> {
-        match verify::run_case(self.gpu()?, case) {
+        match verify::run_case(self.gpu()?, case, self.layout) {
             Outcome::Passed { .. } => self.passed.fetch_add(1, Ordering::Relaxed),
             Outcome::Skipped { reason } => {
                 eprintln!("skipped: {} {}: {reason}", self.name, case.name);
@@ -57,10 +60,12 @@ impl Configuration {
     }
 }
 
-static CONFIGURATIONS: [Configuration; 3] = [
-    Configuration::new("adapter", ComputeBackend::Gpu, true, true),
-    Configuration::new("plain", ComputeBackend::Gpu, false, false),
-    Configuration::new("cpu", ComputeBackend::Cpu, false, false),
+static CONFIGURATIONS: [Configuration; 4] = [
+    Configuration::new("adapter", ComputeBackend::Gpu, true, Layout::Padded),
+    Configuration::new("plain", ComputeBackend::Gpu, false, Layout::Padded),
+    // A caller's buffers; f16 matrices stay as they are stored.
+    Configuration::new("dense", ComputeBackend::Gpu, true, Layout::Dense),
+    Configuration::new("cpu", ComputeBackend::Cpu, false, Layout::Padded),
 ];
 
 fn main() -> ExitCode {

@@ -70,11 +70,11 @@ impl Normed {
 }
 
 /// GELU, tanh form as x / (1 + exp(-2u)): relative (12 + 14|u|) u, because the exponent's rounding is amplified by exp. What
-/// falls below the normal range may be zero.
+/// falls below the normal range may be zero, and is anyhow below it from -14 on.
 pub(crate) fn gelu_tanh(x: f64, y: f64) -> f64 {
     let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
     // Beyond 44 the result is x, or below the normal range.
-    (12.0 + 14.0 * u.abs().min(44.0)) * U * y.abs() + TINY * x.abs().max(1.0)
+    (12.0 + 14.0 * u.abs().min(44.0)) * U * y.abs() + TINY * x.abs().clamp(1.0, 14.0)
 }
 
 /// GELU, exact form with an erfc of 1.2e-7 = u: relative (24 + 8 z^2) u for z^2 = x^2 / 2: three roundings of z^2, one of
@@ -82,7 +82,7 @@ pub(crate) fn gelu_tanh(x: f64, y: f64) -> f64 {
 pub(crate) fn gelu_exact(x: f64, y: f64) -> f64 {
     // Beyond 13 the result is x, or below the normal range.
     let square = x.abs().min(14.0).powi(2) / 2.0;
-    (24.0 + 8.0 * square) * U * y.abs() + TINY * x.abs().max(1.0)
+    (24.0 + 8.0 * square) * U * y.abs() + TINY * x.abs().clamp(1.0, 14.0)
 }
 
 /// One sum.

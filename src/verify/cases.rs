@@ -2,7 +2,7 @@
 
 use super::Case;
 use super::attention::{Attending, attention};
-use super::elementwise::{Elements, Values, add, gelu, relu};
+use super::elementwise::{Elements, Values, add, gelu, relu, repitch};
 use super::inputs::{Fill, Inputs};
 use super::products::{Product, linear, matmul, matmul_transpose_b, matvec};
 use super::rows::{Gather, Hidden, Logits, Norm, advance, argmax, embed, layer_norm, softmax};
@@ -102,7 +102,7 @@ fn common(table: &mut Table, op: &'static str, run: RunProduct, shapes: &[(usize
             (Fill::Uniform, Format::ALL[(i + 1) % 2]),
             (if i % 3 == 0 { Fill::Outliers } else { Fill::Integers }, Format::ALL[(i + 1) % 2]),
         ] {
-            let bias = biases && (i + fill as usize) % 2 == 0;
+            let bias = biases && (i + fill as usize).is_multiple_of(2);
             product(table, op, class(m, k, n), Product { bias, ..Product::new((m, k, n), format, fill) }, run);
         }
     }
@@ -330,8 +330,9 @@ fn elementwise(table: &mut Table) {
             let (case, detail) = (case.clone(), format!("{detail} {}", format!("{form:?}").to_lowercase()));
             table.row(("gelu", class), &detail, work, move |bench, inputs| gelu(bench, &case, form, inputs));
         }
-        let of_relu = case.clone();
+        let (of_relu, of_repitch) = (case.clone(), case.clone());
         table.row(("relu", class), &detail, work, move |bench, inputs| relu(bench, &of_relu, inputs));
+        table.row(("repitch", class), &detail, work, move |bench, inputs| repitch(bench, &of_repitch, inputs));
         table.row(("add", class), &detail, work, move |bench, inputs| add(bench, &case, inputs));
     }
 }

@@ -1,8 +1,8 @@
-//! Cases of the ops that look at one element at a time: gelu, relu and add.
+//! Cases of the ops that look at one element at a time: gelu, relu, add and repitch.
 
-use super::bounds;
 use super::inputs::Inputs;
 use super::runner::{Bench, Stop, compare};
+use super::{Layout, bounds};
 use crate::reference::{self, Gelu};
 use crate::tensor::DType;
 use crate::{Pass, Tensor, ops};
@@ -90,4 +90,18 @@ pub(crate) fn add(bench: &mut Bench<'_>, case: &Elements, mut inputs: Inputs) ->
     let got = in_place(bench, case, &x, |pass, x| ops::add(pass, x, &y_tensor))?;
     let truth = reference::add(&x, &y);
     compare(&got, &truth, case.columns(), |i| bounds::sum(truth[i]))
+}
+
+/// From one layout to the other, and back.
+pub(crate) fn repitch(bench: &mut Bench<'_>, case: &Elements, mut inputs: Inputs) -> Result<f64, Stop> {
+    let x = draw(case.values, case.count(), &mut inputs);
+    let mut worst: f64 = 0.0;
+    for (from, to) in [(Layout::Padded, Layout::Dense), (Layout::Dense, Layout::Padded), (Layout::Dense, Layout::Dense)]
+    {
+        let x_tensor = bench.with_layout(from).input(&x, &case.shape)?;
+        let mut out = bench.with_layout(to).output(&case.shape, DType::F32)?;
+        bench.run(|pass| ops::repitch(pass, &x_tensor, &mut out.tensor))?;
+        worst = worst.max(compare(&bench.read_f32(&out)?, &reference::repitch(&x), case.columns(), |_| 0.0)?);
+    }
+    Ok(worst)
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use super::Layout;
 use crate::error::Error;
 use crate::gpu::GpuCompute;
 use crate::kernel::Format;
@@ -36,6 +37,7 @@ impl From<Error> for Stop {
 /// Where a case runs.
 pub(crate) struct Bench<'a> {
     gpu: &'a GpuCompute,
+    layout: Layout,
     kernels: BTreeSet<&'static str>,
 }
 
@@ -47,8 +49,13 @@ pub(crate) struct Guarded {
 }
 
 impl<'a> Bench<'a> {
-    pub(crate) fn new(gpu: &'a GpuCompute) -> Bench<'a> {
-        Bench { gpu, kernels: BTreeSet::new() }
+    pub(crate) fn new(gpu: &'a GpuCompute, layout: Layout) -> Bench<'a> {
+        Bench { gpu, layout, kernels: BTreeSet::new() }
+    }
+
+    /// The same place with the other layout of operands.
+    pub(crate) fn with_layout(&self, layout: Layout) -> Bench<'a> {
+        Bench::new(self.gpu, layout)
     }
 
     pub(crate) fn into_kernels(self) -> BTreeSet<&'static str> {
@@ -114,10 +121,16 @@ impl<'a> Bench<'a> {
             let empty = Tensor::on_host(Vec::new(), shape, dtype)?;
             return Ok(Guarded { tensor: Tensor::on_host(contents(&empty), shape, dtype)?, whole: None });
         }
-        let count = crate::tensor::device_bytes(shape, dtype)? as usize / 4;
+        let count = match self.layout {
+            Layout::Padded => crate::tensor::device_bytes(shape, dtype)? as usize / 4,
+            Layout::Dense => shape.iter().product(),
+        };
         let whole = self.gpu.tensor_u32(&vec![POISON; count + 2 * GUARD], &[count + 2 * GUARD])?;
         let lease = whole.lease().ok_or_else(|| Stop::Failed("a tensor without a buffer".to_owned()))?;
-        let tensor = Tensor::on_device(lease.clone(), 4 * GUARD as u64, shape, dtype)?;
+        let tensor = match self.layout {
+            Layout::Padded => Tensor::on_device(lease.clone(), 4 * GUARD as u64, shape, dtype)?,
+            Layout::Dense => Tensor::dense_on_device(lease.clone(), 4 * GUARD as u64, shape, dtype)?,
+        };
         self.gpu.write_bytes(&tensor, 0, bytemuck::cast_slice(&contents(&tensor)));
         Ok(Guarded { tensor, whole: Some(whole) })
     }
