@@ -27,6 +27,7 @@ pub(crate) fn grid(count: usize) -> [u64; 3] {
 #[derive(Clone)]
 enum Step {
     Dispatch {
+        kernel: &'static str,
         pipeline: wgpu::ComputePipeline,
         bindings: wgpu::BindGroup,
         params: [u8; crate::reflect::MAX_PARAMS_BYTES as usize],
@@ -142,8 +143,17 @@ impl Pass {
         let mut bytes = [0; crate::reflect::MAX_PARAMS_BYTES as usize];
         let text = bytemuck::bytes_of(&params);
         bytes.get_mut(..text.len()).unwrap_or_default().copy_from_slice(text);
-        self.steps.push(Step::Dispatch { pipeline, bindings, params: bytes, params_bytes: text.len(), grid });
+        let kernel = kernel.name;
+        self.steps.push(Step::Dispatch { kernel, pipeline, bindings, params: bytes, params_bytes: text.len(), grid });
         Ok(())
+    }
+
+    /// The kernels recorded so far.
+    pub(crate) fn kernels(&self) -> impl Iterator<Item = &'static str> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Dispatch { kernel, .. } => Some(*kernel),
+            Step::Copy { .. } => None,
+        })
     }
 
     /// Adds to the estimate of what this pass costs, in floating-point operations.
@@ -358,7 +368,7 @@ fn encode(encoder: &mut wgpu::CommandEncoder, steps: &[Step], uniforms: Option<&
             continue;
         }
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        while let Some(Step::Dispatch { pipeline, bindings, params, params_bytes, grid }) =
+        while let Some(Step::Dispatch { pipeline, bindings, params, params_bytes, grid, .. }) =
             steps.next_if(|step| matches!(step, Step::Dispatch { .. }))
         {
             pass.set_pipeline(pipeline);

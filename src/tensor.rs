@@ -261,9 +261,20 @@ impl Weight {
         format: Format,
         read: impl FnMut(Range<usize>) -> Result<Vec<u8>>,
     ) -> Result<Weight> {
+        Weight::from_rows_within(gpu, (rows, columns), format, u64::MAX, read)
+    }
+
+    fn from_rows_within(
+        gpu: &GpuCompute,
+        (rows, columns): (usize, usize),
+        format: Format,
+        max_bytes: u64,
+        read: impl FnMut(Range<usize>) -> Result<Vec<u8>>,
+    ) -> Result<Weight> {
+        let limit = max_bytes.min(gpu.binding_limit());
         let chunks = match gpu.engine() {
             None => vec![host_chunk((rows, columns), format, read)?],
-            Some(_) => device_chunks(gpu, (rows, columns), format, read)?,
+            Some(_) => device_chunks(gpu, (rows, columns), format, limit, read)?,
         };
         Ok(Weight { chunks, rows, columns, format })
     }
@@ -273,12 +284,23 @@ impl Weight {
     /// # Errors
     /// As [`Weight::from_rows`]; [`Error::Shape`] if `data` has another length.
     pub fn from_f32(gpu: &GpuCompute, data: &[f32], shape: (usize, usize), format: Format) -> Result<Weight> {
+        Weight::from_f32_within(gpu, data, shape, format, u64::MAX)
+    }
+
+    /// [`Weight::from_f32`] in chunks of at most `max_bytes`, for a look at the chunked paths on any device.
+    pub(crate) fn from_f32_within(
+        gpu: &GpuCompute,
+        data: &[f32],
+        shape: (usize, usize),
+        format: Format,
+        max_bytes: u64,
+    ) -> Result<Weight> {
         let (rows, columns) = shape;
         if Some(data.len()) != rows.checked_mul(columns) {
             let message = format!("{} elements for [{rows}, {columns}]", data.len());
             return Err(Error::Shape { op: "Weight::from_f32", message });
         }
-        Weight::from_rows(gpu, shape, format, |range| {
+        Weight::from_rows_within(gpu, shape, format, max_bytes, |range| {
             let block = data.get(range.start * columns..range.end * columns).unwrap_or_default();
             Ok(match format {
                 Format::F32 => bytemuck::cast_slice(block).to_vec(),
@@ -287,7 +309,7 @@ impl Weight {
         })
     }
 
-    /// Rows of the chunk that a device with these limits can bind: a multiple of 4, so that output quads do not straddle.
+    /// Rows of a chunk of at most `limit` bytes: a multiple of 4, so that output quads do not straddle.
     fn rows_per_chunk(row_bytes: usize, limit: u64) -> Result<usize> {
         let rows = usize::try_from(limit / row_bytes.max(1) as u64).unwrap_or(usize::MAX) / 4 * 4;
         if rows == 0 {
@@ -302,11 +324,12 @@ fn device_chunks(
     gpu: &GpuCompute,
     (rows, columns): (usize, usize),
     format: Format,
+    limit: u64,
     mut read: impl FnMut(Range<usize>) -> Result<Vec<u8>>,
 ) -> Result<Vec<Chunk>> {
     let row_bytes = format.row_bytes(columns);
     let dense_row = columns * DType::from(format).bytes();
-    let per_chunk = Weight::rows_per_chunk(row_bytes, gpu.binding_limit())?;
+    let per_chunk = Weight::rows_per_chunk(row_bytes, limit)?;
     let per_block = ((16 << 20) / row_bytes.max(1)).max(1);
     let (mut chunks, mut staged) = (Vec::new(), 0);
     for first_row in (0..rows).step_by(per_chunk) {

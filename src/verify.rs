@@ -1,1 +1,177 @@
 //! The case table, run on a backend and compared with the twins.
+//!
+//! A case is one op at one shape with seeded inputs. Its outputs lie between guards in poisoned memory; its results are
+//! compared, element by element, with the f64 twin of [`crate::reference`] under a bound that follows from the arithmetic
+//! ([`bounds`]), or for equality where the arithmetic is exact. An [`Outcome`] carries the worst error over its bound: 1 is
+//! the most that is allowed, and a kernel that loses a digit shows long before it fails.
+
+mod attention;
+mod bounds;
+mod cases;
+mod elementwise;
+mod inputs;
+mod products;
+mod rows;
+mod runner;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+pub use cases::cases;
+
+use crate::gpu::GpuCompute;
+use runner::{Bench, Stop};
+
+/// What a case runs: it returns the worst error over its bound.
+type Run = Box<dyn Fn(&mut Bench<'_>) -> Result<f64, Stop> + Send + Sync>;
+
+/// One op at one shape.
+pub struct Case {
+    /// `matmul m=33,k=65,n=17 f16 integers`.
+    pub name: String,
+    /// The op in [`crate::ops`].
+    pub op: &'static str,
+    /// What is particular about the shape.
+    pub shape_class: &'static str,
+    /// Too slow for more than one configuration of a software adapter.
+    pub large: bool,
+    run: Run,
+}
+
+impl std::fmt::Debug for Case {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Case({}: {})", self.name, self.shape_class)
+    }
+}
+
+/// What became of a case.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// Every element within its bound.
+    Passed {
+        /// The largest error over its bound; 0 where all elements are equal.
+        worst: f64,
+    },
+    /// A wrong element, a touched guard, or an error where none was due.
+    Failed {
+        /// Where, what was expected and what was found.
+        message: String,
+    },
+    /// Not run: the adapter's limits do not allow it.
+    Skipped {
+        /// The limit.
+        reason: String,
+    },
+}
+
+/// Runs one case. The backend's pool hands out poisoned buffers from then on.
+pub fn run_case(gpu: &GpuCompute, case: &Case) -> Outcome {
+    execute(gpu, case).0
+}
+
+/// The outcome, and the kernels that were dispatched for it.
+fn execute(gpu: &GpuCompute, case: &Case) -> (Outcome, BTreeSet<&'static str>) {
+    if let Some(pool) = gpu.pool() {
+        pool.set_poison(true);
+    }
+    let mut bench = Bench::new(gpu);
+    let outcome = match (case.run)(&mut bench) {
+        Ok(worst) if worst <= 1.0 => Outcome::Passed { worst },
+        Ok(worst) => Outcome::Failed { message: format!("error {worst:.3} times its bound") },
+        Err(Stop::Failed(message)) => Outcome::Failed { message },
+        Err(Stop::Skipped(reason)) => Outcome::Skipped { reason },
+    };
+    (outcome, bench.into_kernels())
+}
+
+/// The outcomes of one op's cases.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[cfg_attr(feature = "models", derive(serde::Serialize))]
+pub struct OpReport {
+    /// The op.
+    pub op: &'static str,
+    /// Cases run or skipped.
+    pub cases: usize,
+    /// Cases within their bounds.
+    pub passed: usize,
+    /// Cases out of them.
+    pub failed: usize,
+    /// Cases that the adapter's limits do not allow.
+    pub skipped: usize,
+    /// The largest error over its bound in the cases that passed.
+    pub worst: f64,
+    /// The kernels that ran; none on the CPU backend.
+    pub kernels: BTreeSet<&'static str>,
+}
+
+/// The outcomes of a table of cases.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "models", derive(serde::Serialize))]
+pub struct Report {
+    /// The adapter, or the CPU backend.
+    pub backend: String,
+    /// One row per op, in the order of the table.
+    pub ops: Vec<OpReport>,
+    /// `case: message` of each failure.
+    pub failures: Vec<String>,
+    /// `case: reason` of each case that was not run.
+    pub skips: Vec<String>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl Report {
+    /// Cases run and right.
+    pub fn passed(&self) -> usize {
+        self.ops.iter().map(|row| row.passed).sum()
+    }
+
+    /// Something ran, and nothing failed.
+    pub fn is_good(&self) -> bool {
+        self.failures.is_empty() && self.passed() > 0
+    }
+}
+
+/// Runs every case whose name contains `filter`, and calls `progress` after each with how long it took.
+pub fn run(gpu: &GpuCompute, filter: Option<&str>, mut progress: impl FnMut(&Case, &Outcome, Duration)) -> Report {
+    let start = Instant::now();
+    let backend = gpu.adapter().map_or_else(|| "CPU backend".to_owned(), ToString::to_string);
+    let mut report = Report { backend, ops: Vec::new(), failures: Vec::new(), skips: Vec::new(), seconds: 0.0 };
+    for case in cases().iter().filter(|case| filter.is_none_or(|part| case.name.contains(part))) {
+        let before = Instant::now();
+        let (outcome, kernels) = execute(gpu, case);
+        progress(case, &outcome, before.elapsed());
+        report.note(case, outcome, kernels);
+    }
+    if let Some(pool) = gpu.pool() {
+        pool.set_poison(false);
+    }
+    report.seconds = start.elapsed().as_secs_f64();
+    report
+}
+
+impl Report {
+    fn note(&mut self, case: &Case, outcome: Outcome, kernels: BTreeSet<&'static str>) {
+        let index = self.ops.iter().position(|row| row.op == case.op).unwrap_or_else(|| {
+            self.ops.push(OpReport { op: case.op, ..OpReport::default() });
+            self.ops.len() - 1
+        });
+        let Some(row) = self.ops.get_mut(index) else { return };
+        row.cases += 1;
+        row.kernels.extend(kernels);
+        match outcome {
+            Outcome::Passed { worst } => {
+                row.passed += 1;
+                row.worst = row.worst.max(worst);
+            }
+            Outcome::Failed { message } => {
+                row.failed += 1;
+                self.failures.push(format!("{}: {message}", case.name));
+            }
+            Outcome::Skipped { reason } => {
+                row.skipped += 1;
+                self.skips.push(format!("{}: {reason}", case.name));
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! How far a result may lie from the truth. Each bound follows from what WGSL guarantees of its operations ("Floating Point
+//! Accuracy": +, -, x to either neighbour, division 2.5 ULP, exp 3 + 2|x| ULP, inverseSqrt 2 ULP, subnormals may be
+//! flushed), whatever the order of a sum and whether or not it is fused. None is a tolerance that was tried until it passed.
+
+/// Unit roundoff where a result may be rounded to either neighbour: one ULP of f32.
+pub(crate) const U: f64 = 1.0 / (1 << 23) as f64;
+/// The smallest normal f32; what lies below may be flushed to zero.
+pub(crate) const TINY: f64 = f32::MIN_POSITIVE as f64;
+/// The fewest invocations that share a row: a reduction over n is a serial sum of n / 32, then a tree.
+const LANES: usize = 32;
+/// Levels of the largest tree, 256 invocations.
+const TREE: usize = 8;
+
+/// The relative error of k roundings: ku / (1 - ku). Higham, Accuracy and Stability of Numerical Algorithms, lemma 3.1.
+pub(crate) fn gamma(k: usize) -> f64 {
+    let ku = k as f64 * U;
+    if ku < 1.0 { ku / (1.0 - ku) } else { f64::INFINITY }
+}
+
+/// Roundings that an element of a row of n meets on its way through a workgroup's reduction.
+pub(crate) fn depth(n: usize) -> f64 {
+    (n.div_ceil(LANES) + TREE) as f64
+}
+
+/// An inner product over k, scaled and with a bias: gamma_{k+3} (|scale| |a| . |b| + |bias|) + 2k tiny. Higham, chapter 3,
+/// with one rounding each for the scale and the bias, and every product and sum flushed at worst.
+pub(crate) fn product(k: usize, magnitude: f64) -> f64 {
+    gamma(k + 3) * magnitude + 2.0 * (k + 1) as f64 * TINY
+}
+
+/// What rounding errors of an inner product over k add up to where they are random: relative error in the 2-norm, of a
+/// whole matrix of U\[-1, 1\]. Sequential f32 sums were simulated at 0.3 sqrt(k) 2^-24; the law is Ipsen and Zhou, arXiv
+/// 1906.10465. [`product`] allows what an adversary could do; this does not, and so it sees a lost term.
+pub(crate) fn statistical(k: usize) -> f64 {
+    2.0 * ((k + 3) as f64).sqrt() * 0.5 * U
+}
+
+/// Softmax, relative: (3 + 3|z| + 3 + 3 ln n + depth + 2.5) u, z = x - max: the exp of the element, those of the sum
+/// (weighted by their own share, so that |z| averages to at most ln n), the sum, the division. Plus what is flushed.
+pub(crate) fn softmax(z: f64, n: usize, p: f64) -> f64 {
+    let n_log = (n.max(1) as f64).ln();
+    (8.5 + 3.0 * z.abs() + 3.0 * n_log + depth(n)) * U * p + TINY
+}
+
+/// How far a row of softmax may be from adding up to 1: the errors of exp cancel, sum and division stay.
+pub(crate) fn softmax_sum(n: usize) -> f64 {
+    (depth(n) + 5.5) * U + n as f64 * TINY
+}
+
+/// What one row of a layer norm is like.
+pub(crate) struct Normed {
+    /// Length of the row.
+    pub(crate) n: usize,
+    /// Mean of |x|.
+    pub(crate) magnitude: f64,
+    /// 1 / sqrt(variance + eps).
+    pub(crate) scale: f64,
+}
+
+impl Normed {
+    /// |g| s u ((d + 2) mean|x| + |c|) + |c s g| (d/2 + 6) u + u (|y| + |b|) for c = x - mean: the mean's error reaches every
+    /// element, and grows with |mean| / deviation even in two passes. The one-pass variance exceeds it 8 times at mean
+    /// 100 and 10^4 times at mean 10^4 (simulated), so the bound tells them apart.
+    pub(crate) fn bound(&self, centred: f64, weight: f64, bias: f64, y: f64) -> f64 {
+        let d = depth(self.n);
+        let mean_error = weight.abs() * self.scale * U * ((d + 2.0) * self.magnitude + centred.abs());
+        let scaled = (centred * self.scale * weight).abs();
+        mean_error + scaled * (d / 2.0 + 6.0) * U + U * (y.abs() + bias.abs()) + TINY
+    }
+}
+
+/// GELU, tanh form as x / (1 + exp(-2u)): relative (12 + 14|u|) u, because the exponent's rounding is amplified by exp. What
+/// falls below the normal range may be zero.
+pub(crate) fn gelu_tanh(x: f64, y: f64) -> f64 {
+    let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+    // Beyond 44 the result is x, or below the normal range.
+    (12.0 + 14.0 * u.abs().min(44.0)) * U * y.abs() + TINY * x.abs().max(1.0)
+}
+
+/// GELU, exact form with an erfc of 1.2e-7 = u: relative (24 + 8 z^2) u for z^2 = x^2 / 2: three roundings of z^2, one of
+/// the exponent and 3 + 2 z^2 ULP of exp make 6 z^2; the polynomial and what follows have 20 roundings.
+pub(crate) fn gelu_exact(x: f64, y: f64) -> f64 {
+    // Beyond 13 the result is x, or below the normal range.
+    let square = x.abs().min(14.0).powi(2) / 2.0;
+    (24.0 + 8.0 * square) * U * y.abs() + TINY * x.abs().max(1.0)
+}
+
+/// One sum.
+pub(crate) fn sum(y: f64) -> f64 {
+    U * y.abs() + TINY
+}
+
+/// One head of attention at one row: gamma_n plus the softmax, relative to the sum of p |v|.
+pub(crate) struct Attended {
+    /// Positions attended to.
+    pub(crate) n: usize,
+    /// The error of a score: gamma_{d+2} of the largest |scale| |q| . |k|.
+    pub(crate) score_error: f64,
+    /// Largest score minus smallest: what a running maximum may climb, rescaling as it goes.
+    pub(crate) span: f64,
+}
+
+impl Attended {
+    /// The relative error of the contribution of a position whose score is `z` below the maximum: its own score and those
+    /// of the sum (2 e), two exps and their rescaling by tiles of 32 positions or more, and two sums over n.
+    pub(crate) fn relative(&self, z: f64) -> f64 {
+        let tiles = self.n.div_ceil(LANES) as f64;
+        let n_log = (self.n.max(1) as f64).ln();
+        let exps = 8.5 + 3.0 * z.abs() + 3.0 * n_log + 2.0 * self.span + 5.0 * tiles;
+        2.0 * self.score_error + exps * U + 2.0 * gamma(self.n + 1)
+    }
+}

@@ -1,0 +1,135 @@
+//! Cases of the four products: matmul, matmul_transpose_b, linear and matvec.
+
+use super::bounds;
+use super::inputs::{Fill, Inputs};
+use super::runner::{Bench, Stop, compare, stored};
+use crate::kernel::Format;
+use crate::tensor::DType;
+use crate::{ops, reference};
+
+/// One product. What an op does not have (a bias, batches, chunks) it ignores.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Product {
+    pub(crate) m: usize,
+    pub(crate) k: usize,
+    pub(crate) n: usize,
+    pub(crate) format: Format,
+    pub(crate) fill: Fill,
+    pub(crate) bias: bool,
+    pub(crate) scale: f32,
+    /// 0: two dimensions.
+    pub(crate) batches: usize,
+    /// One matrix b serves every batch.
+    pub(crate) shared: bool,
+    pub(crate) rows_per_chunk: Option<usize>,
+}
+
+impl Product {
+    pub(crate) fn new((m, k, n): (usize, usize, usize), format: Format, fill: Fill) -> Product {
+        let (bias, scale, batches, shared, rows_per_chunk) = (false, 1.0, 0, false, None);
+        Product { m, k, n, format, fill, bias, scale, batches, shared, rows_per_chunk }
+    }
+
+    fn shape(&self) -> (usize, usize, usize) {
+        (self.m, self.k, self.n)
+    }
+
+    /// A bias, or none.
+    fn draw_bias(&self, inputs: &mut Inputs) -> Option<Vec<f32>> {
+        self.bias.then(|| inputs.fill(self.fill, self.n, self.n))
+    }
+
+    /// Compares with the truth; `magnitude` is |scale| |a| |b| + |bias|.
+    fn check(&self, got: &[f32], truth: &[f64], magnitude: &[f64]) -> Result<f64, Stop> {
+        let exact = self.fill == Fill::Integers;
+        let bound = |i: usize| if exact { 0.0 } else { bounds::product(self.k, magnitude[i]) };
+        let worst = compare(got, truth, self.n, bound)?;
+        if self.fill == Fill::Uniform && truth.len() >= 64 && self.k > 0 {
+            let squares = |of: &mut dyn Iterator<Item = f64>| of.map(|v| v * v).sum::<f64>().sqrt();
+            let error = squares(&mut got.iter().zip(truth).map(|(&got, truth)| f64::from(got) - truth));
+            let relative = error / squares(&mut truth.iter().copied());
+            let limit = bounds::statistical(self.k);
+            if relative > limit {
+                let message = format!("every element is within its bound, but the 2-norm of the error, {relative:.2e}");
+                return Err(Stop::Failed(format!("{message}, is more than rounding makes of it, {limit:.2e}")));
+            }
+        }
+        Ok(worst)
+    }
+}
+
+fn magnitudes(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|v| v.abs()).collect()
+}
+
+pub(crate) fn matmul(bench: &mut Bench<'_>, case: &Product, mut inputs: Inputs) -> Result<f64, Stop> {
+    let (m, k, n) = case.shape();
+    let a = inputs.fill(case.fill, m * k, k);
+    let b = stored(inputs.fill(case.fill, k * n, n), case.format);
+    let (x, w) = (bench.input(&a, &[m, k])?, bench.matrix(&b, &[k, n], case.format)?);
+    let mut out = bench.output(&[m, n], DType::F32)?;
+    bench.run(|pass| ops::matmul(pass, &x, &w, &mut out.tensor))?;
+    let truth = reference::matmul(&a, &b, case.shape());
+    let magnitude = reference::matmul(&magnitudes(&a), &magnitudes(&b), case.shape());
+    case.check(&bench.read_f32(&out)?, &truth, &magnitude)
+}
+
+pub(crate) fn matmul_transpose_b(bench: &mut Bench<'_>, case: &Product, mut inputs: Inputs) -> Result<f64, Stop> {
+    let (m, k, n) = case.shape();
+    let batches = case.batches.max(1);
+    let b_batches = if case.shared { 1 } else { batches };
+    let a = inputs.fill(case.fill, batches * m * k, k);
+    let b = stored(inputs.fill(case.fill, b_batches * n * k, k), case.format);
+    let three = |rows: usize, columns: usize| match case.batches {
+        0 => vec![rows, columns],
+        batches => vec![batches, rows, columns],
+    };
+    let b_shape = if case.shared { vec![n, k] } else { three(n, k) };
+    let (x, w) = (bench.input(&a, &three(m, k))?, bench.matrix(&b, &b_shape, case.format)?);
+    let mut out = bench.output(&three(m, n), DType::F32)?;
+    bench.run(|pass| ops::matmul_transpose_b(pass, &x, &w, case.scale, &mut out.tensor))?;
+    let (mut truth, mut magnitude) = (Vec::new(), Vec::new());
+    let (abs_a, abs_b) = (magnitudes(&a), magnitudes(&b));
+    for batch in 0..batches {
+        let (from_a, from_b) = (batch * m * k, if case.shared { 0 } else { batch * n * k });
+        let product = |a: &[f32], b: &[f32], scale| {
+            reference::matmul_transpose_b(&a[from_a..], &b[from_b..], None, scale, case.shape())
+        };
+        truth.extend(product(&a, &b, case.scale));
+        magnitude.extend(product(&abs_a, &abs_b, case.scale.abs()));
+    }
+    case.check(&bench.read_f32(&out)?, &truth, &magnitude)
+}
+
+pub(crate) fn linear(bench: &mut Bench<'_>, case: &Product, inputs: Inputs) -> Result<f64, Stop> {
+    layer(bench, case, inputs, ops::linear)
+}
+
+pub(crate) fn matvec(bench: &mut Bench<'_>, case: &Product, inputs: Inputs) -> Result<f64, Stop> {
+    layer(bench, case, inputs, ops::matvec)
+}
+
+/// [`ops::linear`] and [`ops::matvec`].
+type Layer = fn(
+    &mut crate::Pass,
+    &crate::Tensor,
+    &crate::Weight,
+    Option<&crate::Tensor>,
+    &mut crate::Tensor,
+) -> crate::Result<()>;
+
+fn layer(bench: &mut Bench<'_>, case: &Product, mut inputs: Inputs, op: Layer) -> Result<f64, Stop> {
+    let (m, k, n) = case.shape();
+    let a = inputs.fill(case.fill, m * k, k);
+    let b = stored(inputs.fill(case.fill, n * k, k), case.format);
+    let bias = case.draw_bias(&mut inputs);
+    let x = bench.input(&a, &[m, k])?;
+    let w = bench.weight(&b, (n, k), case.format, case.rows_per_chunk)?;
+    let bias_tensor = bias.as_ref().map(|bias| bench.input(bias, &[n])).transpose()?;
+    let mut out = bench.output(&[m, n], DType::F32)?;
+    bench.run(|pass| op(pass, &x, &w, bias_tensor.as_ref(), &mut out.tensor))?;
+    let truth = reference::matvec(&a, &b, bias.as_deref(), case.shape());
+    let bias = bias.as_deref().map(magnitudes);
+    let magnitude = reference::matvec(&magnitudes(&a), &magnitudes(&b), bias.as_deref(), case.shape());
+    case.check(&bench.read_f32(&out)?, &truth, &magnitude)
+}

@@ -1,0 +1,223 @@
+//! Runs an op between guards. An output is a view in the middle of a buffer full of NaN, at least 4 KiB from either end;
+//! afterwards the whole buffer is read back, and outside the view not a bit may have changed, the tails of the view's rows
+//! must be zero, and the rest is the result. On the CPU backend tensors are dense and there is nothing to guard.
+
+use std::collections::BTreeSet;
+
+use crate::error::Error;
+use crate::gpu::GpuCompute;
+use crate::kernel::Format;
+use crate::pass::Pass;
+use crate::tensor::{DType, Tensor, Weight, to_pitch, unpitch};
+
+/// Words of guard on either side: 4 KiB, which keeps the view at a multiple of 256 bytes.
+const GUARD: usize = 1024;
+/// All bits set: NaN as a float, an index far out of range as an integer.
+pub(crate) const POISON: u32 = u32::MAX;
+
+/// Why a case did not end with a figure.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// It is wrong.
+    Failed(String),
+    /// The adapter cannot run it.
+    Skipped(String),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        match error {
+            Error::TooLarge { .. } => Stop::Skipped(error.to_string()),
+            _ => Stop::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Where a case runs.
+pub(crate) struct Bench<'a> {
+    gpu: &'a GpuCompute,
+    kernels: BTreeSet<&'static str>,
+}
+
+/// A tensor between guards.
+pub(crate) struct Guarded {
+    pub(crate) tensor: Tensor,
+    /// The guards and what is between them; `None` on the CPU backend.
+    whole: Option<Tensor>,
+}
+
+impl<'a> Bench<'a> {
+    pub(crate) fn new(gpu: &'a GpuCompute) -> Bench<'a> {
+        Bench { gpu, kernels: BTreeSet::new() }
+    }
+
+    pub(crate) fn into_kernels(self) -> BTreeSet<&'static str> {
+        self.kernels
+    }
+
+    /// An f32 tensor to read.
+    pub(crate) fn input(&self, data: &[f32], shape: &[usize]) -> Result<Tensor, Stop> {
+        Ok(self.in_out(bytemuck::cast_slice(data), shape, DType::F32)?.tensor)
+    }
+
+    /// A tensor of words to read.
+    pub(crate) fn input_u32(&self, data: &[u32], shape: &[usize]) -> Result<Tensor, Stop> {
+        Ok(self.in_out(data, shape, DType::U32)?.tensor)
+    }
+
+    /// A matrix to read in a weight format. On the CPU backend it holds the rounded values as f32.
+    pub(crate) fn matrix(&self, data: &[f32], shape: &[usize], format: Format) -> Result<Tensor, Stop> {
+        if format == Format::F32 || !self.gpu.is_gpu() {
+            return self.input(data, shape);
+        }
+        let tensor = self.gpu.exact_tensor(shape, format.into())?;
+        let halves: Vec<u8> = data.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect();
+        self.gpu.write_bytes(&tensor, 0, &to_pitch(&halves, 2 * tensor.columns(), 2 * tensor.pitch()));
+        Ok(tensor)
+    }
+
+    /// A weight in chunks of `rows_per_chunk` rows, or as the adapter's limits have it.
+    pub(crate) fn weight(
+        &self,
+        data: &[f32],
+        (rows, columns): (usize, usize),
+        format: Format,
+        rows_per_chunk: Option<usize>,
+    ) -> Result<Weight, Stop> {
+        let limit = rows_per_chunk.map_or(u64::MAX, |rows| (rows * format.row_bytes(columns)) as u64);
+        Ok(Weight::from_f32_within(self.gpu, data, (rows, columns), format, limit)?)
+    }
+
+    /// A tensor to write, poisoned, tails included.
+    pub(crate) fn output(&self, shape: &[usize], dtype: DType) -> Result<Guarded, Stop> {
+        self.guarded(shape, dtype, |tensor| vec![POISON; tensor.rows() * tensor.pitch()])
+    }
+
+    /// A tensor to read and write. Its tails are zero, as every op leaves them.
+    pub(crate) fn in_out(&self, words: &[u32], shape: &[usize], dtype: DType) -> Result<Guarded, Stop> {
+        self.guarded(shape, dtype, |tensor| {
+            bytemuck::pod_collect_to_vec(&to_pitch(
+                bytemuck::cast_slice(words),
+                4 * tensor.columns(),
+                4 * tensor.pitch(),
+            ))
+        })
+    }
+
+    fn guarded(
+        &self,
+        shape: &[usize],
+        dtype: DType,
+        contents: impl FnOnce(&Tensor) -> Vec<u32>,
+    ) -> Result<Guarded, Stop> {
+        if !self.gpu.is_gpu() {
+            let empty = Tensor::on_host(Vec::new(), shape, dtype)?;
+            return Ok(Guarded { tensor: Tensor::on_host(contents(&empty), shape, dtype)?, whole: None });
+        }
+        let count = crate::tensor::device_bytes(shape, dtype)? as usize / 4;
+        let whole = self.gpu.tensor_u32(&vec![POISON; count + 2 * GUARD], &[count + 2 * GUARD])?;
+        let lease = whole.lease().ok_or_else(|| Stop::Failed("a tensor without a buffer".to_owned()))?;
+        let tensor = Tensor::on_device(lease.clone(), 4 * GUARD as u64, shape, dtype)?;
+        self.gpu.write_bytes(&tensor, 0, bytemuck::cast_slice(&contents(&tensor)));
+        Ok(Guarded { tensor, whole: Some(whole) })
+    }
+
+    /// Records and submits one pass.
+    pub(crate) fn run(&mut self, record: impl FnOnce(&mut Pass) -> crate::Result<()>) -> Result<(), Stop> {
+        let mut pass = self.gpu.pass();
+        record(&mut pass)?;
+        self.kernels.extend(pass.kernels());
+        Ok(pass.submit()?)
+    }
+
+    /// The elements of a guarded tensor, after its guards and tails were checked.
+    pub(crate) fn read(&self, guarded: &Guarded) -> Result<Vec<u32>, Stop> {
+        let Some(whole) = &guarded.whole else { return Ok(self.gpu.read(&guarded.tensor)?) };
+        let words: Vec<u32> = self.gpu.read(whole)?;
+        let (before, rest) = words.split_at_checked(GUARD).unwrap_or_default();
+        let (body, after) = rest.split_at_checked(rest.len().saturating_sub(GUARD)).unwrap_or_default();
+        if let Some(at) = before.iter().rposition(|&word| word != POISON) {
+            let bytes = 4 * (before.len() - at);
+            return Err(Stop::Failed(format!("wrote outside its output, {bytes} bytes before the beginning")));
+        }
+        if let Some(at) = after.iter().position(|&word| word != POISON) {
+            return Err(Stop::Failed(format!("wrote outside its output, {} bytes after the end", 4 * at)));
+        }
+        let (columns, pitch) = (guarded.tensor.columns(), guarded.tensor.pitch());
+        for (row, elements) in body.chunks(pitch.max(1)).enumerate() {
+            let tail = elements.get(columns..).unwrap_or_default();
+            if let Some(at) = tail.iter().position(|&word| word != 0) {
+                let word = f32::from_bits(tail[at]);
+                return Err(Stop::Failed(format!(
+                    "row {row}: padding [{}] is {word}, not zero, in rows of {columns}",
+                    columns + at
+                )));
+            }
+        }
+        Ok(unpitch(bytemuck::cast_slice(body), columns, pitch))
+    }
+
+    /// [`Bench::read`] as floats.
+    pub(crate) fn read_f32(&self, guarded: &Guarded) -> Result<Vec<f32>, Stop> {
+        Ok(bytemuck::cast_vec(self.read(guarded)?))
+    }
+}
+
+/// `data` as it is after storing it in `format`.
+pub(crate) fn stored(data: Vec<f32>, format: Format) -> Vec<f32> {
+    match format {
+        Format::F32 => data,
+        Format::F16 => data.into_iter().map(|v| half::f16::from_f32(v).to_f32()).collect(),
+    }
+}
+
+/// The largest error over its bound. Where the bound is zero the values must be equal.
+pub(crate) fn compare(
+    got: &[f32],
+    expected: &[f64],
+    columns: usize,
+    bound: impl Fn(usize) -> f64,
+) -> Result<f64, Stop> {
+    if got.len() != expected.len() {
+        return Err(Stop::Failed(format!("{} elements; {} are expected", got.len(), expected.len())));
+    }
+    let (mut worst, mut worst_at, mut wrong) = (0.0, 0, 0);
+    for (i, (&got, &expected)) in got.iter().zip(expected).enumerate() {
+        let error = (f64::from(got) - expected).abs();
+        let ratio = match (error, bound(i)) {
+            (0.0, _) => 0.0,
+            // Neither a NaN nor a bound that is none may pass for a small error.
+            (error, bound) if error.is_finite() && bound.is_finite() && bound > 0.0 => error / bound,
+            _ => f64::INFINITY,
+        };
+        wrong += usize::from(ratio > 1.0);
+        if ratio > worst {
+            (worst, worst_at) = (ratio, i);
+        }
+    }
+    if wrong == 0 {
+        return Ok(worst);
+    }
+    let (row, column) = (worst_at / columns.max(1), worst_at % columns.max(1));
+    Err(Stop::Failed(format!(
+        "{wrong} of {} elements are wrong; worst [{row}, {column}]: {} for {}, {worst:.3} times the bound {:.3e}",
+        got.len(),
+        got[worst_at],
+        expected[worst_at],
+        bound(worst_at)
+    )))
+}
+
+/// Words must be equal.
+pub(crate) fn compare_words(what: &str, got: &[u32], expected: &[u32], columns: usize) -> Result<f64, Stop> {
+    let differs = got.iter().zip(expected).position(|(got, expected)| got != expected);
+    match differs {
+        None if got.len() == expected.len() => Ok(0.0),
+        None => Err(Stop::Failed(format!("{what}: {} words; {} are expected", got.len(), expected.len()))),
+        Some(i) => {
+            let (row, column) = (i / columns.max(1), i % columns.max(1));
+            let (got, expected) = (got[i], expected[i]);
+            Err(Stop::Failed(format!("{what} [{row}, {column}]: {got:#010x}, not {expected:#010x}")))
+        }
+    }
+}
