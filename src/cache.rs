@@ -1,16 +1,15 @@
 //! Pipelines and bind groups, each created once. A bind group depends on kernel and buffers alone, because parameters
 //! travel as immediates (or by dynamic offset): steady state finds everything here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::Mutex;
 
 use crate::counters::Counters;
 use crate::error::{Error, Result};
 use crate::kernel::{Kernel, MAX_STORAGE_BUFFERS, ParamsVia, Variant};
-use crate::pool::GpuBufferPool;
 use crate::result::lock;
-use crate::seam::WgpuSeam;
+use crate::seam::{CREATING, WgpuSeam};
 use crate::tensor::Tensor;
 
 /// Bytes between the parameters of two dispatches in a uniform buffer: WebGPU's default offset alignment.
@@ -45,7 +44,7 @@ pub(crate) struct Cache {
     params: ParamsVia,
     uniform_layout: Option<wgpu::BindGroupLayout>,
     counters: Arc<Counters>,
-    maps: Mutex<Maps>,
+    maps: Arc<Mutex<Maps>>,
 }
 
 impl Cache {
@@ -67,11 +66,10 @@ impl Cache {
                 Some(seam.scoped("the params layout", 0, |device| device.create_bind_group_layout(&descriptor))?)
             }
         };
-        Ok(Cache { seam, params, uniform_layout, counters, maps: Mutex::default() })
+        Ok(Cache { seam, params, uniform_layout, counters, maps: Arc::default() })
     }
 
-    /// The pipeline of a variant, compiled at its first use. One lock around it all: wgpu 30 is not safe against
-    /// concurrent pipeline creation.
+    /// The pipeline of a variant, compiled at its first use.
     pub(crate) fn pipeline(&self, kernel: &'static Kernel, variant: &Variant) -> Result<wgpu::ComputePipeline> {
         let mut maps = lock(&self.maps);
         if let Some(pipeline) = maps.pipelines.get(&(kernel.index, *variant)) {
@@ -79,6 +77,7 @@ impl Cache {
         }
         let layouts = self.layouts(&mut maps, kernel)?;
         let source = kernel.wgsl(variant);
+        let _alone = lock(&CREATING);
         let pipeline = self.seam.scoped(kernel.name, 0, |device| {
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label: Some(kernel.name),
@@ -139,12 +138,7 @@ impl Cache {
     }
 
     /// The bind group of a kernel and its tensors, all on one device.
-    pub(crate) fn bind_group(
-        &self,
-        kernel: &'static Kernel,
-        tensors: &[&Tensor],
-        pool: &GpuBufferPool,
-    ) -> Result<wgpu::BindGroup> {
+    pub(crate) fn bind_group(&self, kernel: &'static Kernel, tensors: &[&Tensor]) -> Result<wgpu::BindGroup> {
         let mut key = BindKey { kernel: kernel.index, parts: [(0, 0, 0); MAX_STORAGE_BUFFERS] };
         for (part, tensor) in key.parts.iter_mut().zip(tensors) {
             let lease = tensor.lease().ok_or(Error::ForeignBuffer { op: kernel.name })?;
@@ -154,7 +148,9 @@ impl Cache {
         if let Some(group) = maps.bind_groups.get(&key) {
             return Ok(group.clone());
         }
-        self.forget_dead(&mut maps, pool);
+        if maps.bind_groups.len() >= MAX_BIND_GROUPS {
+            maps.bind_groups.clear();
+        }
         let layouts = self.layouts(&mut maps, kernel)?;
         let entries: Vec<wgpu::BindGroupEntry<'_>> = (0u32..)
             .zip(tensors)
@@ -193,14 +189,20 @@ impl Cache {
         Ok(group)
     }
 
-    fn forget_dead(&self, maps: &mut Maps, pool: &GpuBufferPool) {
-        let dead = pool.take_dead();
-        if !dead.is_empty() {
+    /// How many bind groups are kept.
+    #[cfg(test)]
+    pub(crate) fn bind_groups(&self) -> usize {
+        lock(&self.maps).bind_groups.len()
+    }
+
+    /// Forgets every bind group of the buffers it is called with. For the pool, which the cache does not know.
+    pub(crate) fn forgetter(&self) -> impl Fn(&[u64]) + Send + Sync + use<> {
+        let maps = Arc::clone(&self.maps);
+        move |dead| {
+            let dead: HashSet<u64> = dead.iter().copied().collect();
+            let mut maps = lock(&maps);
             maps.bind_groups.retain(|key, _| !key.parts.iter().any(|(id, _, _)| dead.contains(id)));
             maps.uniforms.retain(|id, _| !dead.contains(id));
-        }
-        if maps.bind_groups.len() > MAX_BIND_GROUPS {
-            maps.bind_groups.clear();
         }
     }
 }

@@ -96,6 +96,9 @@ pub enum Error {
     /// The pass of this result was dropped before it was submitted.
     #[error("the pass was dropped before it was submitted")]
     NotSubmitted,
+    /// A result that was handed out before.
+    #[error("the result was taken before; a result can be taken once")]
+    AlreadyTaken,
     /// A shader that naga or one of the house rules refuses.
     #[error("{0}")]
     Shader(String),

@@ -13,7 +13,8 @@ use crate::pass::Pass;
 use crate::pool::{GpuBufferPool, Kind, PoolStats};
 use crate::queue::SubmissionQueue;
 use crate::result::AsyncGpuResult;
-use crate::seam::{Seam, WgpuSeam};
+use crate::result::lock;
+use crate::seam::{CREATING, Seam, WgpuSeam};
 use crate::tensor::{DType, Tensor, device_bytes, to_pitch};
 
 /// Where to compute.
@@ -30,7 +31,6 @@ pub enum ComputeBackend {
 
 /// How to open a [`GpuCompute`].
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct Options {
     /// Where to compute.
     pub backend: ComputeBackend,
@@ -137,6 +137,7 @@ impl GpuCompute {
             return Ok(cpu("asked for"));
         }
         let name = adapter::wanted_name(options.adapter.as_deref());
+        let creating = lock(&CREATING);
         let found = adapter::all(&adapter::instance());
         let chosen = adapter::choose(found, name.as_deref());
         let adapter = match (options.backend, chosen) {
@@ -148,6 +149,7 @@ impl GpuCompute {
             (_, chosen) => chosen?,
         };
         let engine = Engine::open(&adapter, options, wrap)?;
+        drop(creating);
         let reason = match engine.facts.software {
             true => "the only kind of adapter found, or asked for by name",
             false => "a hardware adapter was found",
@@ -303,10 +305,8 @@ impl GpuCompute {
 
     /// Writes to a tensor that no unsubmitted pass uses: the bytes arrive after everything submitted so far.
     pub(crate) fn write_bytes(&self, tensor: &Tensor, offset: u64, bytes: &[u8]) {
-        if let (Some(engine), Some(lease)) = (self.engine(), tensor.lease()) {
-            if !bytes.is_empty() {
-                engine.seam.write(&lease.buffer, tensor.offset + offset, bytes);
-            }
+        if let (Some(engine), Some(lease), false) = (self.engine(), tensor.lease(), bytes.is_empty()) {
+            engine.seam.write(&lease.buffer, tensor.offset + offset, bytes);
         }
     }
 
@@ -353,13 +353,14 @@ impl Engine {
         let params = if immediates { ParamsVia::Immediate } else { ParamsVia::Uniform };
         let counters = Arc::new(Counters::default());
         let real = Arc::new(WgpuSeam::new(device, queue, Arc::clone(&counters)));
-        let seam = wrap(Arc::clone(&real) as Arc<dyn Seam>);
+        let cache = Cache::new(Arc::clone(&real), params, Arc::clone(&counters))?;
+        let seam = wrap(real);
         // Shader toolchains compute byte offsets in i32, so no binding of ours reaches 2^31.
         let granted = limits.max_storage_buffer_binding_size.min((1 << 31) - 256);
         Ok(Engine {
             queue: SubmissionQueue::new(Arc::clone(&seam), options.depth, options.deadline)?,
-            pool: GpuBufferPool::new(Arc::clone(&seam), limits.max_buffer_size),
-            cache: Cache::new(real, params, Arc::clone(&counters))?,
+            pool: GpuBufferPool::new(Arc::clone(&seam), limits.max_buffer_size, Box::new(cache.forgetter())),
+            cache,
             counters,
             params,
             subgroups: options.subgroups && features.contains(wgpu::Features::SUBGROUP),

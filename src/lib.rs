@@ -15,6 +15,12 @@ mod cache;
 mod counters;
 #[cfg(feature = "gpu")]
 mod cpu;
+#[cfg(all(test, feature = "gpu"))]
+mod engine_tests;
+#[cfg(all(test, feature = "gpu"))]
+mod fault_tests;
+#[cfg(all(test, feature = "gpu"))]
+mod faults;
 #[cfg(feature = "gpu")]
 mod gpu;
 #[cfg(feature = "gpu")]

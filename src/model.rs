@@ -114,8 +114,7 @@ impl GpuModel {
     pub fn forward_gpu(&self, tokens: &[usize]) -> Result<Vec<f32>> {
         let tokens = self.ids(tokens)?;
         self.with_implicit(|session| {
-            session.check_room(tokens.len())?;
-            session.rewind(0)?;
+            session.restart(&tokens)?;
             session.logits(&tokens)
         })
     }
@@ -137,8 +136,7 @@ impl GpuModel {
     pub fn generate_gpu(&self, prompt: &[usize], max_tokens: usize) -> Result<Vec<usize>> {
         let ids = self.ids(prompt)?;
         let new = self.with_implicit(|session| {
-            session.check_room(ids.len())?;
-            session.rewind(0)?;
+            session.restart(&ids)?;
             let options = GenerateOptions { max_tokens, ..session.default_options() };
             session.generate(&ids, options)?.collect::<Result<Vec<u32>>>()
         })?;

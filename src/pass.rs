@@ -136,7 +136,7 @@ impl Pass {
             variant.format = Format::F16;
         }
         let pipeline = engine.cache.pipeline(kernel, &variant)?;
-        let bindings = engine.cache.bind_group(kernel, tensors, &engine.pool)?;
+        let bindings = engine.cache.bind_group(kernel, tensors)?;
         for tensor in tensors {
             self.hold(tensor);
         }
@@ -169,7 +169,7 @@ impl Pass {
     /// Copies all of `source` to the beginning of `target`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `target` is shorter; [`Error::Alias`] if they share a buffer.
+    /// [`Error::Shape`] if `target` is shorter; [`Error::Alias`] if they share a buffer; [`Error::ForeignBuffer`].
     pub fn copy(&mut self, source: &Tensor, target: &mut Tensor) -> Result<()> {
         if source.bytes() > target.bytes() {
             let message = format!("{:?} does not hold {:?}", target.shape(), source.shape());
@@ -177,7 +177,11 @@ impl Pass {
         }
         match (&source.storage, &target.storage) {
             (Storage::Device(from), Storage::Device(to)) => {
-                if from.id == to.id {
+                if let Some(engine) = self.gpu.engine() {
+                    check_home(engine, "copy", from)?;
+                    check_home(engine, "copy", to)?;
+                }
+                if from.buffer == to.buffer {
                     return Err(Error::Alias { op: "copy", first: "source", second: "target" });
                 }
                 let (source_offset, target_offset, bytes) = (source.offset, target.offset, source.bytes());
@@ -193,11 +197,14 @@ impl Pass {
     /// Reads a tensor back, as it is at the end of this pass: dense rows of f32 or u32.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a tensor of f16.
+    /// [`Error::Shape`] for a tensor of f16; [`Error::ForeignBuffer`] for one of another device.
     pub fn read<T: bytemuck::Pod + Send>(&mut self, tensor: &Tensor) -> Result<AsyncGpuResult<Vec<T>>> {
         if size_of::<T>() != 4 || tensor.dtype() == DType::F16 {
             let message = format!("{tensor:?} as elements of {} bytes; read f32 or u32", size_of::<T>());
             return Err(Error::Shape { op: "read", message });
+        }
+        if let (Some(engine), Some(lease)) = (self.gpu.engine(), tensor.lease()) {
+            check_home(engine, "read", lease)?;
         }
         let (columns, pitch) = (tensor.columns(), tensor.pitch());
         let (result, promise) = AsyncGpuResult::new(move |bytes: Vec<u8>| unpitch(&bytes, columns, pitch));
@@ -259,17 +266,23 @@ impl Plan {
     }
 }
 
+/// Of this engine's pool, or the caller's own.
+fn check_home(engine: &Engine, op: &'static str, lease: &Lease) -> Result<()> {
+    match &lease.home {
+        Some(home) if !home.is(&engine.pool) => Err(Error::ForeignBuffer { op }),
+        _ => Ok(()),
+    }
+}
+
 /// Belongs to this device, fits a binding, and nothing is both read and written.
 fn check_tensors(engine: &Engine, kernel: &'static Kernel, tensors: &[&Tensor]) -> Result<()> {
     for (i, (tensor, slot)) in tensors.iter().zip(kernel.bindings).enumerate() {
         let lease = tensor.lease().ok_or(Error::ForeignBuffer { op: kernel.name })?;
-        if lease.home.as_ref().is_some_and(|home| !home.is(&engine.pool)) {
-            return Err(Error::ForeignBuffer { op: kernel.name });
-        }
+        check_home(engine, kernel.name, lease)?;
         engine.check_binding(tensor.bytes())?;
         let earlier = tensors.iter().zip(kernel.bindings).take(i);
         for (other, other_slot) in earlier {
-            let shared = other.lease().is_some_and(|other| other.id == lease.id);
+            let shared = other.lease().is_some_and(|other| other.buffer == lease.buffer);
             if shared && (slot.write || other_slot.write) {
                 return Err(Error::Alias { op: kernel.name, first: other_slot.name, second: slot.name });
             }
@@ -322,22 +335,23 @@ fn submit(engine: &Engine, steps: &[Step], reads: Vec<(Tensor, crate::result::Pr
     if steps.is_empty() && wanted.is_empty() {
         return Ok(());
     }
+    let staging = wanted.iter().map(|(tensor, _)| engine.pool.take(Kind::Readback, tensor.bytes()));
+    let buffers = staging.collect::<Result<Vec<_>>>().and_then(|staging| Ok((staging, uniform_params(engine, steps)?)));
+    let (staging, uniforms) = match buffers {
+        Ok(buffers) => buffers,
+        Err(error) => {
+            for (_, promise) in wanted {
+                promise.complete(Err(error.clone()));
+            }
+            return Err(error);
+        }
+    };
     let mut copies = Vec::new();
     let mut queued = Vec::new();
-    for (tensor, promise) in wanted {
-        let bytes = tensor.bytes();
-        match engine.pool.take(Kind::Readback, bytes) {
-            Ok(staging) => {
-                copies.push((tensor, Arc::clone(&staging)));
-                queued.push(Read { staging, bytes, promise });
-            }
-            Err(error) => {
-                promise.complete(Err(error.clone()));
-                return Err(error);
-            }
-        }
+    for ((tensor, promise), staging) in wanted.into_iter().zip(staging) {
+        queued.push(Read { staging: Arc::clone(&staging), bytes: tensor.bytes(), promise });
+        copies.push((tensor, staging));
     }
-    let uniforms = uniform_params(engine, steps)?;
     let dispatches = steps.iter().filter(|step| matches!(step, Step::Dispatch { .. })).count();
     Counters::add(&engine.counters.dispatches, dispatches as u64);
     let prepare = |seam: &dyn Seam| {

@@ -5,7 +5,7 @@
 //! a fence: all work goes through one queue in order, so whatever is submitted later runs later. The exceptions are
 //! readback buffers, which the host touches; the queue holds their leases until the host is done.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -71,17 +71,28 @@ struct Shared {
     seam: Arc<dyn Seam>,
     max_buffer_bytes: u64,
     poison: AtomicBool,
+    on_free: OnFree,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    idle: HashMap<(Kind, u64), Vec<(u64, wgpu::Buffer)>>,
+    /// The lowest number goes out first, so that a pass recorded again gets the buffers, and the bind groups, it had.
+    idle: HashMap<(Kind, u64), BTreeMap<u64, wgpu::Buffer>>,
     stats: PoolStats,
     budget: Option<u64>,
-    /// Buffers that are gone, for the bind group cache to forget.
+    /// Buffers that are gone, and that bind groups may still hold on to.
     dead: Vec<u64>,
 }
+
+impl State {
+    fn is_over(&self) -> bool {
+        self.budget.is_some_and(|budget| self.stats.live_bytes + self.stats.idle_bytes > budget)
+    }
+}
+
+/// Called with the buffers that are gone, so that whoever keeps them alive lets go.
+type OnFree = Box<dyn Fn(&[u64]) + Send + Sync>;
 
 /// Every buffer of the process has a number of its own, so that a cache key never names two.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -100,8 +111,9 @@ fn size_class(bytes: u64) -> u64 {
 }
 
 impl GpuBufferPool {
-    pub(crate) fn new(seam: Arc<dyn Seam>, max_buffer_bytes: u64) -> GpuBufferPool {
-        let shared = Shared { seam, max_buffer_bytes, poison: AtomicBool::new(false), state: Mutex::default() };
+    pub(crate) fn new(seam: Arc<dyn Seam>, max_buffer_bytes: u64, on_free: OnFree) -> GpuBufferPool {
+        let (poison, state) = (AtomicBool::new(false), Mutex::default());
+        let shared = Shared { seam, max_buffer_bytes, poison, on_free, state };
         GpuBufferPool { shared: Arc::new(shared) }
     }
 
@@ -117,11 +129,22 @@ impl GpuBufferPool {
 
     /// Frees every idle buffer.
     pub fn trim(&self) {
-        let mut state = lock(&self.shared.state);
-        state.stats.idle_buffers = 0;
-        state.stats.idle_bytes = 0;
-        let idle: Vec<_> = state.idle.drain().flat_map(|(_, buffers)| buffers).collect();
-        state.dead.extend(idle.iter().map(|(id, _)| *id));
+        let idle: Vec<_> = {
+            let mut state = lock(&self.shared.state);
+            state.stats.idle_buffers = 0;
+            state.stats.idle_bytes = 0;
+            state.idle.drain().flat_map(|(_, buffers)| buffers).collect()
+        };
+        lock(&self.shared.state).dead.extend(idle.iter().map(|(id, _)| *id));
+        self.free_dead();
+    }
+
+    /// A bind group keeps its buffers alive, so memory is only free once the cache has forgotten it.
+    fn free_dead(&self) {
+        let dead = std::mem::take(&mut lock(&self.shared.state).dead);
+        if !dead.is_empty() {
+            (self.shared.on_free)(&dead);
+        }
     }
 
     /// Fills every buffer handed out from now on with NaN, so that what reads unwritten memory shows. For tests.
@@ -149,7 +172,7 @@ impl GpuBufferPool {
         }
         let recycled = {
             let mut state = lock(&self.shared.state);
-            let found = if keep { state.idle.get_mut(&(kind, size)).and_then(Vec::pop) } else { None };
+            let found = if keep { state.idle.get_mut(&(kind, size)).and_then(BTreeMap::pop_first) } else { None };
             match found {
                 Some(_) => {
                     state.stats.hits += 1;
@@ -158,30 +181,35 @@ impl GpuBufferPool {
                 }
                 None => state.stats.misses += 1,
             }
+            // Counted before it exists, so that two threads cannot both take the last of the budget.
+            state.stats.live_buffers += 1;
+            state.stats.live_bytes += size;
             found
         };
-        let (id, buffer) = match recycled {
-            Some(found) => found,
-            None => (next_id(), self.create(kind, size)?),
+        let created = recycled.map_or_else(|| Ok((next_id(), self.create(kind, size)?)), Ok);
+        let (id, buffer) = {
+            let mut state = lock(&self.shared.state);
+            let stats = &mut state.stats;
+            if created.is_err() {
+                stats.live_buffers -= 1;
+                stats.live_bytes -= size;
+            }
+            stats.peak_bytes = stats.peak_bytes.max(stats.live_bytes + stats.idle_bytes);
+            created?
         };
         if kind == Kind::Storage && self.shared.poison.load(Ordering::Relaxed) {
             self.shared.seam.write(&buffer, 0, &vec![0xff; size as usize]);
         }
-        let mut state = lock(&self.shared.state);
-        state.stats.live_buffers += 1;
-        state.stats.live_bytes += size;
-        state.stats.peak_bytes = state.stats.peak_bytes.max(state.stats.live_bytes + state.stats.idle_bytes);
         Ok(Arc::new(Lease { id, buffer, size, kind, keep: AtomicBool::new(keep), home: Some(self.clone()) }))
     }
 
-    /// A new buffer; idle ones are freed first where the budget or the device says so.
+    /// A new buffer, counted as live already; idle ones are freed first where the budget or the device says so.
     fn create(&self, kind: Kind, size: u64) -> Result<wgpu::Buffer> {
-        let over = |state: &State| {
-            state.budget.is_some_and(|budget| state.stats.live_bytes + state.stats.idle_bytes + size > budget)
-        };
-        if over(&lock(&self.shared.state)) {
+        self.free_dead();
+        let over = || lock(&self.shared.state).is_over();
+        if over() {
             self.trim();
-            if over(&lock(&self.shared.state)) {
+            if over() {
                 return Err(Error::OutOfMemory { bytes: size, context: "over the pool's budget".to_owned() });
             }
         }
@@ -192,11 +220,6 @@ impl GpuBufferPool {
             }
             other => other,
         }
-    }
-
-    /// The buffers that were freed since the last call.
-    pub(crate) fn take_dead(&self) -> Vec<u64> {
-        std::mem::take(&mut lock(&self.shared.state).dead)
     }
 
     /// Another handle on the same pool.
@@ -238,7 +261,7 @@ impl Drop for Lease {
         if self.keep.load(Ordering::Relaxed) {
             state.stats.idle_buffers += 1;
             state.stats.idle_bytes += self.size;
-            state.idle.entry((self.kind, self.size)).or_default().push((self.id, self.buffer.clone()));
+            state.idle.entry((self.kind, self.size)).or_default().insert(self.id, self.buffer.clone());
         } else {
             state.dead.push(self.id);
         }
@@ -253,7 +276,7 @@ mod tests {
     fn classes_waste_at_most_a_third() {
         for bytes in (1..100_000u64).chain((1 << 30)..(1 << 30) + 1000) {
             let class = size_class(bytes);
-            assert!(class >= bytes && class % 64 == 0, "{bytes}: {class}");
+            assert!(class >= bytes && class.is_multiple_of(64), "{bytes}: {class}");
             assert!(bytes < 256 || class * 2 <= bytes * 3, "{bytes}: {class}");
         }
     }

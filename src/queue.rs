@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::pool::Lease;
 use crate::result::{Promise, lock};
-use crate::seam::Seam;
+use crate::seam::{Seam, Ticket};
 
-/// How long one wait of the poller may take: wgpu holds a lock meanwhile.
+/// How long one wait of the poller may take before it looks at deadlines and losses.
 const POLL_SLICE: Duration = Duration::from_millis(2);
 /// How long dropping an engine may wait for work in flight.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -30,12 +30,30 @@ pub(crate) struct Read {
 
 /// One submission in flight.
 struct Job {
-    ticket: wgpu::SubmissionIndex,
+    ticket: Ticket,
     reads: Vec<Mapping>,
     /// The device is done with it.
     fenced: bool,
     /// Its waiters were told `Timeout`; its buffers stay until the fence.
     expired: bool,
+}
+
+impl Job {
+    /// Gives up its waiters, not its buffers.
+    fn expire(&mut self) -> Vec<Promise> {
+        self.expired = true;
+        self.reads.iter_mut().filter_map(|read| read.promise.take()).collect()
+    }
+
+    /// Tells its waiters. Its readback buffers are not used again: what the device does to them is not known.
+    fn fail(self, error: &Error) {
+        for read in self.reads {
+            read.staging.discard();
+            if let Some(promise) = read.promise {
+                promise.complete(Err(error.clone()));
+            }
+        }
+    }
 }
 
 struct Mapping {
@@ -99,7 +117,7 @@ impl SubmissionQueue {
         record: &mut dyn FnMut(&wgpu::Device) -> wgpu::CommandBuffer,
     ) -> Result<()> {
         let shared = &self.shared;
-        let _turn = lock(&shared.submitting);
+        let turn = lock(&shared.submitting);
         let submitted = shared.wait_for_room().and_then(|()| {
             prepare(shared.seam.as_ref());
             shared.seam.submit(record)
@@ -107,6 +125,8 @@ impl SubmissionQueue {
         let ticket = match submitted {
             Ok(ticket) => ticket,
             Err(error) => {
+                // Completing wakes tasks, and a task may submit.
+                drop(turn);
                 for read in reads {
                     read.promise.complete(Err(error.clone()));
                 }
@@ -114,11 +134,18 @@ impl SubmissionQueue {
             }
         };
         let reads = reads.into_iter().map(|read| shared.map(read)).collect();
+        let job = Job { ticket, reads, fenced: false, expired: false };
         let mut state = lock(&shared.state);
+        if let Some(error) = state.failed.clone() {
+            // The poller gave up while we were submitting. Nobody would look at this job any more.
+            drop((state, turn));
+            job.fail(&error);
+            return Err(error);
+        }
         if state.jobs.is_empty() {
             state.last_progress = Instant::now();
         }
-        state.jobs.push_back(Job { ticket, reads, fenced: false, expired: false });
+        state.jobs.push_back(job);
         shared.changed.notify_all();
         Ok(())
     }
@@ -133,13 +160,10 @@ impl Drop for SubmissionQueue {
     fn drop(&mut self) {
         lock(&self.shared.state).stopping = true;
         self.shared.changed.notify_all();
-        if let Some(poller) = self.poller.take() {
+        let Some(poller) = self.poller.take() else { return };
+        // A waker may own the last handle, and wakers run on the poller: it cannot wait for itself, and ends by itself.
+        if poller.thread().id() != std::thread::current().id() {
             let _ = poller.join();
-        }
-        if !lock(&self.shared.state).jobs.is_empty() {
-            // wgpu's queue waits for ever when dropped busy. Leaking the device is the lesser evil.
-            log::error!("work still in flight after {DRAIN:?}; the device is leaked");
-            std::mem::forget(Arc::clone(&self.shared.seam));
         }
     }
 }
@@ -201,16 +225,19 @@ impl Shared {
                 return self.fail(&error);
             }
         }
+        if !lock(&self.state).jobs.is_empty() {
+            self.fail(&Error::Timeout { waited: DRAIN });
+        }
     }
 
-    /// The ticket of the oldest submission; waits while there is none. `None`: the engine is being dropped and either
-    /// everything is done or the time for that is over.
-    fn oldest(&self, stopped_at: &mut Option<Instant>) -> Option<wgpu::SubmissionIndex> {
+    /// The ticket of the oldest submission; waits while there is none. `None`: the engine is being dropped and everything
+    /// is done, or stuck, or the time for that is over.
+    fn oldest(&self, stopped_at: &mut Option<Instant>) -> Option<Ticket> {
         let mut state = lock(&self.state);
         loop {
             if state.stopping {
                 let since = *stopped_at.get_or_insert_with(Instant::now);
-                if state.jobs.is_empty() || since.elapsed() > DRAIN {
+                if state.jobs.front().is_none_or(|job| job.expired) || since.elapsed() > DRAIN {
                     return None;
                 }
             }
@@ -227,17 +254,20 @@ impl Shared {
         let overdue = state.last_progress.elapsed() > self.deadline;
         let Some(job) = state.jobs.front_mut() else { return };
         job.fenced |= done;
-        if job.fenced && job.reads.iter().all(|read| read.mapped.get().is_some()) {
+        let fenced = job.fenced;
+        // After the deadline the fence alone will do: a map that never calls back must not hold up what comes after it.
+        if fenced && (job.expired || job.reads.iter().all(|read| read.mapped.get().is_some())) {
             return self.retire(state);
         }
-        if overdue && !job.expired {
-            job.expired = true;
-            let promises: Vec<Promise> = job.reads.iter_mut().filter_map(|read| read.promise.take()).collect();
+        if overdue {
+            // Whoever waits behind a stuck submission waits as long as it does, so all of them learn it.
+            let waiting = state.jobs.iter_mut().filter(|job| !job.expired);
+            let promises: Vec<Promise> = waiting.flat_map(Job::expire).collect();
             drop(state);
             for promise in promises {
                 promise.complete(Err(Error::Timeout { waited: self.deadline }));
             }
-        } else if job.fenced {
+        } else if fenced {
             // The fence came before the map callbacks: do not spin.
             drop(state);
             std::thread::sleep(Duration::from_micros(200));
@@ -250,13 +280,15 @@ impl Shared {
         let reads = state.jobs.front_mut().map(|job| std::mem::take(&mut job.reads)).unwrap_or_default();
         drop(state);
         for read in reads {
-            let outcome = match read.mapped.get() {
-                Some(true) => self.seam.take_mapped(&read.staging.buffer, read.bytes),
-                _ => {
-                    read.staging.discard();
-                    Err(Error::Validation { what: "map_async".to_owned(), message: "the map failed".to_owned() })
+            let copied = match read.mapped.get() {
+                Some(true) => {
+                    let take = || self.seam.take_mapped(&read.staging.buffer, read.bytes);
+                    let panicked = || Error::DeviceLost { reason: "wgpu panicked while reading back".to_owned() };
+                    catch_unwind(AssertUnwindSafe(take)).unwrap_or_else(|_| Err(panicked()))
                 }
+                _ => Err(Error::Validation { what: "map_async".to_owned(), message: "the map failed".to_owned() }),
             };
+            let outcome = copied.inspect_err(|_| read.staging.discard());
             drop(read.staging);
             if let Some(promise) = read.promise {
                 promise.complete(outcome);
@@ -270,18 +302,17 @@ impl Shared {
 
     /// The device is gone: every waiter learns it now, whether or not wgpu ever calls back.
     fn fail(&self, error: &Error) {
-        log::error!("the engine failed: {error}");
+        log::error!("the engine failed, and its device is leaked: {error}");
+        // wgpu's queue waits for ever when it is dropped busy, and may panic. A leaked device is the lesser evil.
+        std::mem::forget(Arc::clone(&self.seam));
         let jobs = {
             let mut state = lock(&self.state);
             state.failed = Some(error.clone());
             std::mem::take(&mut state.jobs)
         };
-        for read in jobs.into_iter().flat_map(|job| job.reads) {
-            read.staging.discard();
-            if let Some(promise) = read.promise {
-                promise.complete(Err(error.clone()));
-            }
-        }
         self.changed.notify_all();
+        for job in jobs {
+            job.fail(error);
+        }
     }
 }

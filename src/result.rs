@@ -1,6 +1,7 @@
 //! A result on its way from the device: a plain future over our own state, completed by the queue's poller.
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -68,14 +69,17 @@ impl<T> AsyncGpuResult<T> {
     /// Blocks until the value has arrived, for at most `timeout`.
     ///
     /// # Errors
-    /// [`Error::Timeout`] after `timeout`; whatever went wrong on the device.
+    /// [`Error::Timeout`] after `timeout`; [`Error::AlreadyTaken`] if [`try_get`](Self::try_get) had it; whatever went wrong on the device.
     pub fn wait(mut self, timeout: Duration) -> Result<T> {
+        if self.convert.is_none() {
+            return Err(Error::AlreadyTaken);
+        }
         let start = Instant::now();
         let mut state = lock(&self.shared.state);
         loop {
             if let Some(outcome) = state.outcome.take() {
                 drop(state);
-                return self.finish(outcome).unwrap_or(Err(Error::NotSubmitted));
+                return self.finish(outcome).unwrap_or(Err(Error::AlreadyTaken));
             }
             let left = timeout.saturating_sub(start.elapsed());
             if left.is_zero() {
@@ -90,13 +94,16 @@ impl<T> Future for AsyncGpuResult<T> {
     type Output = Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
+        if self.convert.is_none() {
+            return Poll::Ready(Err(Error::AlreadyTaken));
+        }
         let mut state = lock(&self.shared.state);
         let Some(outcome) = state.outcome.take() else {
             state.waker = Some(context.waker().clone());
             return Poll::Pending;
         };
         drop(state);
-        Poll::Ready(self.finish(outcome).unwrap_or(Err(Error::NotSubmitted)))
+        Poll::Ready(self.finish(outcome).unwrap_or(Err(Error::AlreadyTaken)))
     }
 }
 
@@ -124,9 +131,10 @@ impl Promise {
             state.waker.take()
         };
         self.shared.ready.notify_all();
-        // Outside the lock: a waker may run anything.
-        if let Some(waker) = waker {
-            waker.wake();
+        // Outside the lock: a waker may run anything, and what it breaks is not ours.
+        let woken = waker.map(|waker| catch_unwind(AssertUnwindSafe(|| waker.wake())));
+        if woken.is_some_and(|outcome| outcome.is_err()) {
+            log::error!("the waker of a result panicked");
         }
     }
 }

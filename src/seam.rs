@@ -5,14 +5,25 @@
 //! an index even for a refused submission, `poll` panics on a lost device, and the callbacks of pending maps then never
 //! fire. So errors are caught in scopes here, and our futures complete from our own state (`queue.rs`).
 
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use crate::counters::Counters;
 use crate::error::{Error, Result};
 
+/// Held while a device or a pipeline is created: wgpu 30 crashes when threads do so at once, be it on two devices.
+pub(crate) static CREATING: Mutex<()> = Mutex::new(());
+
+/// Between two questions whether the device is done.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(20);
+
 /// Called once when a map succeeded (`true`) or failed.
 pub(crate) type OnMapped = Box<dyn FnOnce(bool) + Send>;
+
+/// A submission, by which it can be waited for.
+#[derive(Clone, Default)]
+pub(crate) struct Ticket(Arc<AtomicBool>);
 
 /// What the engine asks of a device.
 pub(crate) trait Seam: Send + Sync {
@@ -21,9 +32,9 @@ pub(crate) trait Seam: Send + Sync {
     /// Copies `bytes` into a buffer, after everything submitted so far and before everything submitted later.
     fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]);
     /// Records and submits. An error means that nothing of it runs.
-    fn submit(&self, record: &mut dyn FnMut(&wgpu::Device) -> wgpu::CommandBuffer) -> Result<wgpu::SubmissionIndex>;
+    fn submit(&self, record: &mut dyn FnMut(&wgpu::Device) -> wgpu::CommandBuffer) -> Result<Ticket>;
     /// Whether the submission is done, after waiting for at most `timeout`. May panic.
-    fn poll(&self, until: &wgpu::SubmissionIndex, timeout: Duration) -> Result<bool>;
+    fn poll(&self, until: &Ticket, timeout: Duration) -> Result<bool>;
     /// Asks for a readback buffer to be mapped.
     fn map(&self, buffer: &wgpu::Buffer, bytes: u64, done: OnMapped);
     /// Copies a mapped buffer and unmaps it.
@@ -84,18 +95,36 @@ impl Seam for WgpuSeam {
         self.queue.write_buffer(buffer, offset, bytes);
     }
 
-    fn submit(&self, record: &mut dyn FnMut(&wgpu::Device) -> wgpu::CommandBuffer) -> Result<wgpu::SubmissionIndex> {
+    fn submit(&self, record: &mut dyn FnMut(&wgpu::Device) -> wgpu::CommandBuffer) -> Result<Ticket> {
         Counters::add(&self.counters.submits, 1);
-        self.scoped("submit", 0, |device| self.queue.submit([record(device)]))
+        self.scoped("submit", 0, |device| {
+            let ticket = Ticket::default();
+            self.queue.submit([record(device)]);
+            let done = Arc::clone(&ticket.0);
+            self.queue.on_submitted_work_done(move || done.store(true, Ordering::Release));
+            ticket
+        })
     }
 
-    fn poll(&self, until: &wgpu::SubmissionIndex, timeout: Duration) -> Result<bool> {
-        Counters::add(&self.counters.polls, 1);
-        let wait = wgpu::PollType::Wait { submission_index: Some(until.clone()), timeout: Some(timeout) };
-        match self.device.poll(wait) {
-            Ok(_) => Ok(true),
-            Err(wgpu::PollError::Timeout) => Ok(false),
-            Err(error) => Err(Error::Validation { what: "poll".to_owned(), message: error.to_string() }),
+    /// Asks again and again instead of using wgpu's own wait, which panics in 30.0.1 where it times out while another
+    /// thread submits (wgpu#9958), and which holds a lock meanwhile that freeing a buffer needs.
+    fn poll(&self, until: &Ticket, timeout: Duration) -> Result<bool> {
+        let start = Instant::now();
+        loop {
+            Counters::add(&self.counters.polls, 1);
+            let polled = self.device.poll(wgpu::PollType::Poll);
+            if until.0.load(Ordering::Acquire) {
+                return Ok(true);
+            }
+            if let Err(error) = polled {
+                return Err(Error::Validation { what: "poll".to_owned(), message: error.to_string() });
+            }
+            let waited = start.elapsed();
+            if waited >= timeout {
+                return Ok(false);
+            }
+            // What came a moment ago may be done in a moment: the pauses grow with the time waited.
+            std::thread::sleep((waited / 8).max(SHORTEST_PAUSE));
         }
     }
 

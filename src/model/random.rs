@@ -28,3 +28,28 @@ pub(super) fn elements(seed: u64, name: &str, start: usize, count: usize, rows: 
     };
     (start..start + count).map(|i| value(element(base, i as u64)) as f32).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::elements;
+
+    /// Sums over whole tensors, computed in Python when the oracles were made.
+    #[test]
+    fn weights_are_those_of_the_oracle() {
+        let oracle: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/oracle/a1/expected.json")).expect("valid JSON");
+        let hidden = oracle["config"]["n_embd"].as_u64().expect("a width") as usize;
+        let tensors = oracle["weights"].as_array().expect("a list");
+        assert!(tensors.len() > 30);
+        for tensor in tensors {
+            let name = tensor["name"].as_str().expect("a name");
+            let shape: Vec<usize> =
+                tensor["shape"].as_array().into_iter().flatten().map(|d| d.as_u64().expect("a size") as usize).collect();
+            let count = shape.iter().product();
+            let seed = oracle["seed"].as_u64().expect("a seed");
+            let sum = |acc: u64, (i, v): (u64, f32)| acc.wrapping_add((i + 1).wrapping_mul(u64::from(v.to_bits())));
+            let check = (0..).zip(elements(seed, name, 0, count, shape[0], hidden)).fold(0, sum);
+            assert_eq!(format!("{check:016x}"), tensor["check"].as_str().expect("a sum"), "{name}");
+        }
+    }
+}

@@ -122,11 +122,10 @@ impl Session {
     /// # Errors
     /// As [`Session::logits`]; [`Error::NonFinite`].
     pub fn nll(&mut self, tokens: &[u32], mut done: impl FnMut(usize)) -> Result<Vec<f64>> {
-        self.check(tokens)?;
+        self.check(self.tokens.len(), tokens)?;
         let vocab = self.model.config.vocab_size;
         let mut nll = Vec::with_capacity(tokens.len());
-        let per_block = (LOGITS_BLOCK / vocab).clamp(1, BLOCK_ROWS);
-        for block in tokens.chunks(per_block) {
+        for block in tokens.chunks(self.logits_rows()) {
             let logits = self.logits(block)?;
             for row in logits.chunks(vocab) {
                 let Some(&next) = tokens.get(nll.len() + 1) else { break };
@@ -171,16 +170,17 @@ impl Session {
         })
     }
 
+    /// Makes it the session of `tokens` alone; they are yet to be given to it.
+    ///
     /// # Errors
-    /// [`Error::ContextFull`] if `tokens` do not fit into an empty session.
-    pub(crate) fn check_room(&self, tokens: usize) -> Result<()> {
-        if tokens > self.context() {
-            return Err(Error::ContextFull { have: tokens, limit: self.context() });
-        }
-        Ok(())
+    /// What is wrong with `tokens`, with the session unchanged.
+    pub(crate) fn restart(&mut self, tokens: &[u32]) -> Result<()> {
+        self.check(0, tokens)?;
+        self.rewind(0)
     }
 
-    fn check(&self, tokens: &[u32]) -> Result<()> {
+    /// Whether `tokens` may follow `have` others.
+    fn check(&self, have: usize, tokens: &[u32]) -> Result<()> {
         let vocab = self.model.config.vocab_size;
         if tokens.is_empty() {
             return Err(Error::EmptyPrompt);
@@ -188,30 +188,35 @@ impl Session {
         if let Some(&token) = tokens.iter().find(|token| **token as usize >= vocab) {
             return Err(Error::TokenOutOfRange { token: u64::from(token), vocab });
         }
-        self.check_room(self.tokens.len().saturating_add(tokens.len()))
+        let have = have.saturating_add(tokens.len());
+        if have > self.context() {
+            return Err(Error::ContextFull { have, limit: self.context() });
+        }
+        Ok(())
     }
 
     fn append(&mut self, tokens: &[u32]) -> Result<()> {
-        self.check(tokens)?;
+        self.check(self.tokens.len(), tokens)?;
         self.tokens.extend_from_slice(tokens);
         Ok(())
     }
 
     /// Computes the tokens that are not cached yet, in blocks.
     fn run(&mut self, want: Want) -> Result<Got> {
-        let (model, vocab) = (Arc::clone(&self.model), self.model.config.vocab_size);
+        let model = Arc::clone(&self.model);
+        let (block_rows, logits_rows) = (self.block_rows(), self.logits_rows());
         let mut logits = Vec::new();
         loop {
             let start = self.cached;
-            let end = self.tokens.len().min(start + BLOCK_ROWS);
+            let end = self.tokens.len().min(start + block_rows);
             let mut pass = model.gpu.pass();
             let rows = self.rows(start, end)?;
             let x = forward(&mut pass, &model, &mut self.cache, &rows, true)?;
             let last = end == self.tokens.len();
             match want {
                 Want::All => {
-                    for first in (0..end - start).step_by((LOGITS_BLOCK / vocab).max(1)) {
-                        let m = (LOGITS_BLOCK / vocab).max(1).min(end - start - first);
+                    for first in (0..end - start).step_by(logits_rows) {
+                        let m = logits_rows.min(end - start - first);
                         let block = head(&mut pass, &model, &x, first, m)?;
                         let result = pass.read::<f32>(&block)?;
                         pass.flush()?;
@@ -238,6 +243,23 @@ impl Session {
                 return Ok(Got::Logits(logits));
             }
         }
+    }
+
+    /// Rows of a prompt computed at a time: the widest activation fits a binding.
+    fn block_rows(&self) -> usize {
+        let config = &self.model.config;
+        BLOCK_ROWS.min(self.rows_per_binding((3 * config.hidden_size).max(config.n_inner)))
+    }
+
+    /// Rows of logits computed at a time.
+    fn logits_rows(&self) -> usize {
+        let vocab = self.model.config.vocab_size;
+        (LOGITS_BLOCK / vocab).clamp(1, BLOCK_ROWS).min(self.rows_per_binding(vocab))
+    }
+
+    fn rows_per_binding(&self, columns: usize) -> usize {
+        let row_bytes = 4 * columns.next_multiple_of(4) as u64;
+        usize::try_from(self.model.gpu.binding_limit() / row_bytes).unwrap_or(usize::MAX).max(1)
     }
 
     /// The rows of tokens `start..end`, `[end - start, 4]`.

@@ -1,0 +1,389 @@
+//! Whole models: against transformers, and against themselves.
+
+mod common;
+
+use common::{assert_greedy, cpu, gpu, largest_difference, open, oracle};
+use gristmill::model::{Config, GenerateOptions, Sampler, StopReason};
+use gristmill::{ComputeBackend, Error, GpuCompute, GpuModel, Options, Result};
+
+/// Every model of `tests/oracle` but a6, which has GPT-2's own width and vocabulary and a test of its own.
+const SMALL: [&str; 9] = ["a1", "a2", "a3", "a4", "a5", "b1", "b2", "b3", "b4"];
+
+fn greedy(model: &GpuModel, prompt: &[u32], max_tokens: usize) -> Vec<u32> {
+    let mut session = model.session().unwrap();
+    let options = GenerateOptions { max_tokens, stop: Vec::new(), sampler: Sampler::Greedy };
+    session.generate(prompt, options).unwrap().collect::<Result<_>>().unwrap()
+}
+
+/// Logits, nll and greedy ids of one model against transformers.
+fn assert_like_transformers(gpu: &GpuCompute, id: &'static str) {
+    let oracle = oracle(id);
+    let model = oracle.model(gpu);
+    let (tokens, vocab) = (oracle.tokens(), model.config().vocab_size);
+
+    let logits = model.session().unwrap().logits(&tokens).unwrap();
+    assert_eq!(logits.len(), tokens.len() * vocab);
+    for (row, expected) in oracle.logits() {
+        let got = logits[row * vocab..][..vocab].iter().map(|&v| f64::from(v));
+        let difference = largest_difference(id, got, &expected);
+        // f32 against f32, sums in another order: transformers itself is 1e-5 from f64 on these models.
+        assert!(difference < 1e-4, "{id}: logits of row {row} differ by {difference:e}");
+    }
+
+    let nll = model.session().unwrap().nll(&tokens, |_| ()).unwrap();
+    let difference = largest_difference(id, nll, &oracle.nll());
+    assert!(difference < 1e-4, "{id}: nll differs by {difference:e}");
+
+    let (prompt, expected, gap) = oracle.greedy();
+    assert_greedy(id, &greedy(&model, &prompt, expected.len()), &expected, &gap);
+}
+
+#[test]
+fn small_models_are_transformers_models() {
+    let Some(gpu) = gpu() else { return };
+    SMALL.into_iter().for_each(|id| assert_like_transformers(&gpu, id));
+}
+
+#[test]
+fn small_models_in_chunks_without_immediates_and_subgroups() {
+    let options = Options {
+        immediates: false,
+        subgroups: false,
+        // Small enough that embeddings and heads of every model are in several chunks; the caches must still fit.
+        max_binding_bytes: Some(48 << 10),
+        ..Options::new(ComputeBackend::Gpu)
+    };
+    let Some(gpu) = open(&options) else { return };
+    SMALL.into_iter().for_each(|id| assert_like_transformers(&gpu, id));
+}
+
+#[test]
+fn small_models_on_the_cpu_backend() {
+    let gpu = cpu();
+    SMALL.into_iter().for_each(|id| assert_like_transformers(&gpu, id));
+    assert!(!gpu.is_gpu());
+}
+
+/// GPT-2's own embedding takes 154 MB: more than one binding of an adapter that binds 128 MiB.
+#[test]
+fn gpt2_width_and_vocabulary() {
+    let Some(gpu) = gpu() else { return };
+    let oracle = oracle("a6");
+    let model = oracle.model(&gpu);
+    let tokens = oracle.tokens();
+    let logits = model.session().unwrap().logits(&tokens).unwrap();
+    let vocab = model.config().vocab_size;
+    let start = oracle.last_logits_start();
+    let last = logits[(tokens.len() - 1) * vocab..][..start.len()].iter().map(|&v| f64::from(v));
+    let difference = largest_difference("a6", last, &start);
+    assert!(difference < 1e-4, "logits differ by {difference:e}");
+    let nll = model.session().unwrap().nll(&tokens, |_| ()).unwrap();
+    assert!(largest_difference("a6", nll, &oracle.nll()) < 1e-4);
+    let (prompt, expected, gap) = oracle.greedy();
+    assert_greedy("a6", &greedy(&model, &prompt, expected.len()), &expected, &gap);
+}
+
+#[test]
+fn cached_is_uncached_at_every_step() {
+    let Some(gpu) = gpu() else { return };
+    let oracle = oracle("a1");
+    let model = oracle.model(&gpu);
+    let (tokens, vocab) = (oracle.tokens(), model.config().vocab_size);
+    assert!(tokens.len() >= 65);
+    let whole = model.session().unwrap().logits(&tokens).unwrap();
+    let mut session = model.session().unwrap();
+    for (step, &token) in tokens.iter().enumerate() {
+        let row: Vec<f64> = whole[step * vocab..][..vocab].iter().map(|&v| f64::from(v)).collect();
+        let one = session.logits(&[token]).unwrap();
+        let difference = largest_difference("cached", one.into_iter().map(f64::from), &row);
+        assert!(difference < 1e-4, "step {step}: {difference:e}");
+    }
+    // In uneven blocks, across the border between the two product kernels.
+    let mut session = model.session().unwrap();
+    let mut blocks = Vec::new();
+    let mut rest = tokens.as_slice();
+    for size in [1, 8, 9, 2, 17, 3, usize::MAX] {
+        let (block, tail) = rest.split_at(size.min(rest.len()));
+        blocks.extend(session.logits(block).unwrap());
+        rest = tail;
+    }
+    let whole: Vec<f64> = whole.into_iter().map(f64::from).collect();
+    assert!(largest_difference("blocks", blocks.into_iter().map(f64::from), &whole) < 1e-4);
+}
+
+#[test]
+fn a_later_token_changes_no_earlier_row() {
+    let Some(gpu) = gpu() else { return };
+    let oracle = oracle("a1");
+    let model = oracle.model(&gpu);
+    let (tokens, vocab) = (oracle.tokens(), model.config().vocab_size);
+    let before = model.session().unwrap().logits(&tokens).unwrap();
+    for changed in [1, 7, 8, 33, tokens.len() - 1] {
+        let mut other = tokens.clone();
+        other[changed] = (other[changed] + 1) % vocab as u32;
+        let after = model.session().unwrap().logits(&other).unwrap();
+        let bits = |logits: &[f32]| logits[..changed * vocab].iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert!(bits(&before) == bits(&after), "token {changed} changed an earlier row");
+        let row = changed * vocab..(changed + 1) * vocab;
+        assert!(before[row.clone()] != after[row], "token {changed} changed nothing");
+    }
+}
+
+#[test]
+fn every_earlier_token_matters() {
+    let Some(gpu) = gpu() else { return };
+    let oracle = oracle("a1");
+    let model = oracle.model(&gpu);
+    let (tokens, vocab) = (oracle.tokens(), model.config().vocab_size);
+    let last = |tokens: &[u32]| {
+        let mut session = model.session().unwrap();
+        session.logits(&tokens[..tokens.len() - 1]).unwrap();
+        session.logits(&tokens[tokens.len() - 1..]).unwrap()
+    };
+    let before = last(&tokens);
+    for changed in 0..tokens.len() - 1 {
+        let mut other = tokens.clone();
+        other[changed] = (other[changed] + 1) % vocab as u32;
+        assert!(last(&other) != before, "token {changed} is not attended to");
+    }
+}
+
+#[test]
+fn pipelined_is_serial() {
+    let mut runs = Vec::new();
+    for depth in [1, 2, 3, 8] {
+        let Some(gpu) = open(&Options { depth, ..Options::new(ComputeBackend::Gpu) }) else { return };
+        let oracle = oracle("a1");
+        let model = oracle.model(&gpu);
+        let (prompt, ..) = oracle.greedy();
+        let mut session = model.session().unwrap();
+        let options = GenerateOptions { max_tokens: 40, stop: Vec::new(), sampler: Sampler::Greedy };
+        let new: Vec<u32> = session.generate(&prompt, options).unwrap().collect::<Result<_>>().unwrap();
+        // What the pipelined steps left in the cache, seen through one more token.
+        let after: Vec<u32> = session.logits(&[1]).unwrap().iter().map(|v| v.to_bits()).collect();
+        runs.push((new, after));
+    }
+    assert!(runs.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+fn a_decoded_token_creates_and_uploads_nothing() {
+    let Some(gpu) = gpu_of_its_own() else { return };
+    let oracle = oracle("a2");
+    let model = oracle.model(&gpu);
+    let (prompt, ..) = oracle.greedy();
+    let mut session = model.session().unwrap();
+    let options = GenerateOptions { max_tokens: 60, stop: Vec::new(), sampler: Sampler::Greedy };
+    let mut generation = session.generate(&prompt, options).unwrap();
+    for _ in 0..8 {
+        generation.next().unwrap().unwrap();
+    }
+    let warm = gpu.stats();
+    for _ in 0..50 {
+        generation.next().unwrap().unwrap();
+    }
+    let now = gpu.stats();
+    assert_eq!(now.buffers_created, warm.buffers_created);
+    assert_eq!(now.bind_groups_created, warm.bind_groups_created);
+    assert_eq!(now.pipelines_created, warm.pipelines_created);
+    assert_eq!(now.bytes_uploaded, warm.bytes_uploaded);
+    // One submission and one readback of a few bytes per token; two steps may be in flight at either snapshot.
+    assert!(now.submits - warm.submits <= 50);
+    assert!(now.bytes_downloaded - warm.bytes_downloaded <= 52 * 16);
+    let per_token = (now.dispatches - warm.dispatches) / (now.submits - warm.submits);
+    let layers = model.config().n_layers as u64;
+    assert_eq!(per_token, 10 * layers + 5, "embed, ten a layer, norm, head, argmax, advance");
+}
+
+/// Counters are per engine, and tests share the common one.
+fn gpu_of_its_own() -> Option<GpuCompute> {
+    open(&Options::new(ComputeBackend::Gpu))
+}
+
+#[test]
+fn the_wrapper_functions_follow_their_contract() {
+    for gpu in [gpu(), Some(cpu())].into_iter().flatten() {
+        let oracle = oracle("b1");
+        let model = oracle.model(&gpu);
+        let (vocab, context) = (model.config().vocab_size, model.config().n_positions);
+        let (prompt, expected, gap) = oracle.greedy();
+        let prompt: Vec<usize> = prompt.into_iter().map(|id| id as usize).collect();
+
+        assert_eq!(model.generate_gpu(&prompt, 0).unwrap(), prompt);
+        let all = model.generate_gpu(&prompt, 20).unwrap();
+        assert_eq!(all[..prompt.len()], prompt);
+        let new: Vec<u32> = all[prompt.len()..].iter().map(|id| *id as u32).collect();
+        assert_greedy("generate_gpu", &new, &expected[..20], &gap);
+        // The context ends a generation, it does not fail it.
+        assert_eq!(model.generate_gpu(&prompt, usize::MAX).unwrap().len(), context);
+
+        let logits = model.forward_gpu(&prompt).unwrap();
+        assert_eq!(logits.len(), prompt.len() * vocab);
+        let next = model.forward_single_token(3).unwrap();
+        let both = model.forward_gpu(&[prompt.as_slice(), &[3]].concat()).unwrap();
+        let expected: Vec<f64> = both[prompt.len() * vocab..].iter().map(|&v| f64::from(v)).collect();
+        assert!(largest_difference("single token", next.into_iter().map(f64::from), &expected) < 1e-4);
+
+        assert!(matches!(model.generate_gpu(&[], 4), Err(Error::EmptyPrompt)));
+        assert!(matches!(model.forward_gpu(&[]), Err(Error::EmptyPrompt)));
+        assert!(matches!(model.forward_gpu(&[vocab]), Err(Error::TokenOutOfRange { .. })));
+        assert!(matches!(model.forward_gpu(&[usize::MAX]), Err(Error::TokenOutOfRange { .. })));
+        let long = vec![0; context + 1];
+        assert!(
+            matches!(model.forward_gpu(&long), Err(Error::ContextFull { have, limit }) if (have, limit) == (context + 1, context))
+        );
+        // An error changes nothing: the implicit session still holds prompt and token.
+        let again = model.forward_single_token(5).unwrap();
+        let whole = model.forward_gpu(&[prompt.as_slice(), &[3, 5]].concat()).unwrap();
+        let expected: Vec<f64> = whole[(prompt.len() + 1) * vocab..].iter().map(|&v| f64::from(v)).collect();
+        assert!(largest_difference("after errors", again.into_iter().map(f64::from), &expected) < 1e-4);
+    }
+}
+
+#[test]
+fn sessions_stop_rewind_and_go_on() {
+    let Some(gpu) = gpu() else { return };
+    let oracle = oracle("a3");
+    let model = oracle.model(&gpu);
+    let (prompt, ids, _) = oracle.greedy();
+    let mut session = model.session().unwrap();
+    let options =
+        |max_tokens, stop: &[u32]| GenerateOptions { max_tokens, stop: stop.to_vec(), sampler: Sampler::Greedy };
+
+    // A stop token ends it, and is the last one returned.
+    let stop = ids[4];
+    let end = ids.iter().position(|&id| id == stop).unwrap();
+    let mut generation = session.generate(&prompt, options(60, &[stop])).unwrap();
+    let new: Vec<u32> = generation.by_ref().collect::<Result<_>>().unwrap();
+    assert_eq!((new.as_slice(), generation.stop_reason()), (&ids[..=end], Some(StopReason::StopToken)));
+    assert_eq!(session.tokens(), [prompt.as_slice(), &ids[..=end]].concat());
+
+    // Going on without a prompt gives what one run would have given, although steps had run ahead.
+    let more: Vec<u32> = session.generate(&[], options(10, &[])).unwrap().collect::<Result<_>>().unwrap();
+    assert_eq!(more, ids[end + 1..][..10]);
+
+    // A generation that is dropped half-way keeps what it returned.
+    session.rewind(prompt.len()).unwrap();
+    let two: Vec<u32> = session.generate(&[], options(50, &[])).unwrap().take(2).collect::<Result<_>>().unwrap();
+    assert_eq!(two, ids[..2]);
+    let rest: Vec<u32> = session.generate(&[], options(5, &[])).unwrap().collect::<Result<_>>().unwrap();
+    assert_eq!(rest, ids[2..7]);
+
+    // Rewinding and writing something else leaves no trace of what was there.
+    session.rewind(3).unwrap();
+    let rewound = session.logits(&prompt[3..]).unwrap();
+    let mut fresh = model.session().unwrap();
+    fresh.logits(&prompt[..3]).unwrap();
+    assert!(rewound == fresh.logits(&prompt[3..]).unwrap());
+    assert!(session.rewind(1000).is_err());
+
+    let mut generation = session.generate(&[], options(0, &[])).unwrap();
+    assert!(generation.next().is_none());
+    assert_eq!(generation.stop_reason(), Some(StopReason::MaxTokens));
+    let mut generation = session.generate(&[], options(usize::MAX, &[])).unwrap();
+    let count = generation.by_ref().count();
+    assert_eq!(generation.stop_reason(), Some(StopReason::ContextFull));
+    assert_eq!(prompt.len() + count, model.config().n_positions);
+}
+
+#[test]
+fn a_seed_repeats_itself() {
+    let Some(gpu) = gpu() else { return };
+    let oracle = oracle("a1");
+    let model = oracle.model(&gpu);
+    let (prompt, ids, _) = oracle.greedy();
+    let run = |temperature, seed| {
+        let sampler = Sampler::Temperature { temperature, seed };
+        let options = GenerateOptions { max_tokens: 30, stop: Vec::new(), sampler };
+        let mut session = model.session().unwrap();
+        session.generate(&prompt, options).unwrap().collect::<Result<Vec<u32>>>().unwrap()
+    };
+    assert_eq!(run(1.0, 7), run(1.0, 7));
+    assert_ne!(run(1.0, 7), run(1.0, 8));
+    assert_eq!(run(1e-4, 7), ids[..30]);
+}
+
+#[test]
+fn logits_that_are_not_numbers_are_an_error() {
+    for gpu in [gpu(), Some(cpu())].into_iter().flatten() {
+        // Weights are finite, activations overflow: 1e30 squared in the first norm's variance.
+        let config = Config::new(40, 16, 8, 1, 2);
+        let model = GpuModel::random(&gpu, &config, 1).unwrap();
+        assert!(model.generate_gpu(&[1, 2], 3).is_ok());
+        let error = GpuModel::load(&gpu, &hostile_folder(3e38)).and_then(|model| model.generate_gpu(&[1, 2], 3));
+        assert!(matches!(error, Err(Error::NonFinite { .. })), "{error:?}");
+        let error = GpuModel::load(&gpu, &hostile_folder(f32::NAN)).map(|_| ());
+        assert!(matches!(error, Err(Error::NonFinite { .. })), "{error:?}");
+    }
+}
+
+/// b1 with every element of the final norm's weight set to `value`.
+fn hostile_folder(value: f32) -> std::path::PathBuf {
+    rewritten("norm", |name, bytes| {
+        if name.ends_with("ln_f.weight") {
+            bytes.chunks_exact_mut(4).for_each(|word| word.copy_from_slice(&value.to_le_bytes()));
+        }
+        Some((name.to_owned(), None))
+    })
+}
+
+/// b1 in a new folder, each tensor changed in place, renamed, reshaped (`Some` shape) or left out.
+fn rewritten(
+    label: &str,
+    mut change: impl FnMut(&str, &mut Vec<u8>) -> Option<(String, Option<Vec<usize>>)>,
+) -> std::path::PathBuf {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let unique = format!("gristmill-{label}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let dir = std::env::temp_dir().join(unique);
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::copy(common::folder("b1").join("config.json"), dir.join("config.json")).unwrap();
+    let bytes = std::fs::read(common::folder("b1").join("model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors = Vec::new();
+    for (name, view) in file.tensors() {
+        let mut data = view.data().to_vec();
+        if let Some((name, shape)) = change(&name, &mut data) {
+            tensors.push((name, view.dtype(), shape.unwrap_or(view.shape().to_vec()), data));
+        }
+    }
+    let views = tensors.iter().map(|(name, dtype, shape, data)| {
+        (name, safetensors::tensor::TensorView::new(*dtype, shape.clone(), data).unwrap())
+    });
+    std::fs::write(dir.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+    dir
+}
+
+/// Rows S19 and S20 of the hostile files: tensors that are missing, extra, turned or of another size.
+#[test]
+fn a_checkpoint_is_the_model_or_an_error() {
+    let gpu = cpu();
+    let load = |dir: std::path::PathBuf| {
+        let result = GpuModel::load(&gpu, &dir).map(|_| ());
+        std::fs::remove_dir_all(&dir).unwrap();
+        result
+    };
+    let names_tensor = |result: Result<()>, part: &str| match result {
+        Err(Error::BadTensor { name, .. }) => assert!(name.contains(part), "{name}"),
+        other => panic!("{part}: {other:?}"),
+    };
+    assert!(load(rewritten("same", |name, _| Some((name.to_owned(), None)))).is_ok());
+    for missing in ["wte.weight", "wpe.weight", "h.1.mlp.c_proj.bias", "ln_f.bias"] {
+        let drop = |name: &str, _: &mut Vec<u8>| (!name.ends_with(missing)).then(|| (name.to_owned(), None));
+        names_tensor(load(rewritten("missing", drop)), missing);
+    }
+    // Linear orientation where Conv1D's is due: as many elements, another shape.
+    let turned = |name: &str, _: &mut Vec<u8>| {
+        Some((name.to_owned(), name.ends_with("h.0.attn.c_attn.weight").then(|| vec![96, 32])))
+    };
+    names_tensor(load(rewritten("turned", turned)), "c_attn.weight");
+    let renamed = |name: &str, _: &mut Vec<u8>| Some((name.replace("ln_f.bias", "ln_g.bias"), None));
+    names_tensor(load(rewritten("renamed", renamed)), "ln_f.bias");
+    let mut extra = false;
+    let added = |name: &str, _: &mut Vec<u8>| {
+        // The second layer's tensors under a third layer's name, once.
+        let copy = name.contains("h.1.ln_1.bias") && !std::mem::replace(&mut extra, true);
+        Some((if copy { name.replace("h.1.ln_1", "h.7.ln_1") } else { name.to_owned() }, None))
+    };
+    names_tensor(load(rewritten("extra", added)), "h.1.ln_1.bias");
+}
