@@ -16,9 +16,13 @@ var<immediate> p: Params;
 @group(0) @binding(1) var<storage, read_write> rows: array<Row>;
 
 @compute @workgroup_size(WG)
-fn advance(@builtin(global_invocation_id) id: vec3u) {
-    if id.x < p.m {
-        rows[id.x].token = picked[4u * id.x];
-        rows[id.x].position += 1u;
+fn advance(
+    @builtin(global_invocation_id) id: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+) {
+    let r = id.y * groups.x * WG + id.x;
+    if r < p.m {
+        rows[r].token = picked[4u * r];
+        rows[r].position += 1u;
     }
 }

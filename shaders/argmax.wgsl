@@ -70,5 +70,8 @@ fn argmax(
     if lane == 0u {
         out[4u * row] = ids[0];
         out[4u * row + 1u] = faults[0];
+        // The tail of a row is zero.
+        out[4u * row + 2u] = 0u;
+        out[4u * row + 3u] = 0u;
     }
 }

@@ -191,7 +191,7 @@ pub trait Arguments {
 pub const MAX_STORAGE_BUFFERS: usize = 7;
 
 /// One module per file in `shaders/`, written by the build.
-#[allow(missing_docs, reason = "generated; the WGSL carries the documentation")]
+#[allow(missing_docs, clippy::all, reason = "generated; the WGSL carries the documentation")]
 pub mod kernels {
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }

@@ -1,1 +1,264 @@
-fn main() {}
+//! The laws that can be checked by reading files. A message names the file and what is missing in it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gristmill::kernel::{Kernel, ParamsVia, Variant, kernels};
+use gristmill::{Format, reflect};
+
+/// Fails with everything that is wrong, not with the first.
+fn report(faults: &[String]) {
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.as_ref().display()))
+}
+
+/// Every file below `dir` with this extension.
+fn files(dir: &str, extension: &str) -> Vec<PathBuf> {
+    let (mut found, mut left) = (Vec::new(), vec![PathBuf::from(dir)]);
+    while let Some(dir) = left.pop() {
+        let entries = fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        for path in entries.map(|entry| entry.expect("a readable folder").path()) {
+            match path.is_dir() {
+                true => left.push(path),
+                false if path.extension().is_some_and(|e| e == extension) => found.push(path),
+                false => (),
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A source file of the product, without its unit tests, which may be as frank as they like.
+struct Source {
+    path: String,
+    text: String,
+}
+
+fn sources() -> Vec<Source> {
+    let lib = read("src/lib.rs");
+    // Modules that only tests have.
+    let of_tests: Vec<String> = lib
+        .split("#[cfg(all(test")
+        .skip(1)
+        .filter_map(|text| Some(format!("src/{}.rs", text.split_once("mod ")?.1.split_once(';')?.0)))
+        .collect();
+    let all = files("src", "rs").into_iter().map(|path| (path.to_string_lossy().replace('\\', "/"), read(&path)));
+    all.filter(|(path, _)| !of_tests.contains(path))
+        .map(|(path, text)| {
+            let text = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned();
+            Source { path, text }
+        })
+        .collect()
+}
+
+/// Code lines with their numbers: no comments, no documentation.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines().enumerate().map(|(i, line)| (i + 1, line)).filter(|(_, line)| !line.trim_start().starts_with("//"))
+}
+
+/// `path:line: line` of every code line that has one of `words`, outside the files of `allowed`.
+fn uses(words: &[&str], allowed: &[&str]) -> Vec<String> {
+    let mut faults = Vec::new();
+    for Source { path, text } in sources().iter().filter(|source| !allowed.contains(&source.path.as_str())) {
+        for (number, line) in code(text).filter(|(_, line)| words.iter().any(|word| line.contains(word))) {
+            faults.push(format!("{path}:{number}: {}", line.trim()));
+        }
+    }
+    faults
+}
+
+/// The combinations of a kernel's knobs, at most 200 of them, with the modes at their defaults.
+fn knob_variants(kernel: &Kernel) -> Vec<Variant> {
+    let mut variants = vec![kernel.default_variant()];
+    for (i, knob) in kernel.knobs.iter().enumerate() {
+        let with = |variant: &Variant, value: u32| {
+            let mut variant = *variant;
+            variant.constants[i] = value;
+            variant
+        };
+        variants = variants.iter().flat_map(|v| knob.values.iter().map(move |&value| with(v, value))).collect();
+    }
+    // Evenly spread where there are too many.
+    let step = variants.len().div_ceil(200);
+    variants.into_iter().step_by(step).collect()
+}
+
+fn validate(kernel: &Kernel, variant: &Variant) -> Result<(), String> {
+    reflect::validate(&format!("shaders/{}.wgsl", kernel.name), &kernel.wgsl(variant)).map(|_| ())
+}
+
+#[test]
+fn every_variant_of_every_kernel_is_valid_or_refused_by_its_own_assertion() {
+    let mut faults = Vec::new();
+    for kernel in kernels::ALL {
+        let default = kernel.default_variant();
+        let mut must_be_valid = vec![default];
+        for (i, mode) in kernel.modes.iter().enumerate() {
+            must_be_valid.extend(mode.values.iter().map(|&value| {
+                let mut variant = default;
+                variant.constants[kernel.knobs.len() + i] = value;
+                variant
+            }));
+        }
+        for format in Format::ALL.into_iter().filter(|_| kernel.format.is_some()) {
+            let mut variant = default;
+            variant.format = format;
+            must_be_valid.push(variant);
+        }
+        for mut variant in must_be_valid {
+            for params in [ParamsVia::Immediate, ParamsVia::Uniform] {
+                variant.params = params;
+                faults.extend(validate(kernel, &variant).err());
+            }
+        }
+        for knob in kernel.knobs.iter().chain(kernel.modes) {
+            if !knob.values.contains(&knob.default) {
+                faults.push(format!("shaders/{}.wgsl: {} is not among its own values", kernel.name, knob.name));
+            }
+        }
+        let refused = knob_variants(kernel).into_iter().filter_map(|variant| validate(kernel, &variant).err());
+        faults.extend(refused.filter(|message| !message.contains("const_assert")));
+    }
+    report(&faults);
+}
+
+#[test]
+fn every_file_in_shaders_is_a_kernel_or_a_format() {
+    let known: BTreeSet<String> = kernels::ALL
+        .iter()
+        .map(|kernel| format!("shaders/{}.wgsl", kernel.name))
+        .chain(Format::ALL.iter().map(|format| format!("shaders/formats/{}.wgsl", format.name())))
+        .collect();
+    let strays = files("shaders", "wgsl").into_iter().map(|path| path.to_string_lossy().replace('\\', "/"));
+    report(&strays.filter(|path| !known.contains(path)).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_op_has_a_paragraph_a_twin_and_cases() {
+    let (ops, twins) = (read("src/ops.rs"), read("src/reference.rs"));
+    let rows: BTreeSet<&str> = gristmill::verify::cases().iter().map(|case| case.op).collect();
+    let mut faults = Vec::new();
+    for op in kernels::ALL.iter().map(|kernel| kernel.op).collect::<BTreeSet<_>>() {
+        let function = format!("pub fn {op}(");
+        if !ops.contains(&function) {
+            faults.push(format!("{op}: no `{function}` in src/ops.rs"));
+        }
+        if !twins.contains(&function) {
+            faults.push(format!("{op}: no twin `{function}` in src/reference.rs"));
+        }
+        if !rows.contains(op) {
+            faults.push(format!("{op}: no row in src/verify/cases.rs"));
+        }
+    }
+    report(&faults);
+}
+
+#[test]
+fn broken_shaders_are_refused_with_file_line_and_reason() {
+    let mut faults = Vec::new();
+    let broken = files("tests/broken", "wgsl");
+    assert!(broken.len() >= 20, "only {} broken shaders", broken.len());
+    for path in broken.iter().map(|path| path.to_string_lossy().replace('\\', "/")) {
+        let text = read(&path);
+        let Some(expected) = text.lines().take(2).find_map(|line| line.strip_prefix("// expect: ")) else {
+            faults.push(format!("{path}: no `// expect: TEXT` in its first two lines"));
+            continue;
+        };
+        let Err(message) = reflect::reflect(&path, &text) else {
+            faults.push(format!("{path}: accepted"));
+            continue;
+        };
+        // What naga refuses it refuses at a line, the one that ends in `// here`.
+        let line = text.lines().position(|line| line.ends_with("// here")).map(|i| format!("{path}:{}:", i + 1));
+        let place = line.unwrap_or(path);
+        if !message.contains(expected) || !message.contains(&place) {
+            faults.push(format!("{place} expected `{expected}`, got: {message}"));
+        }
+    }
+    report(&faults);
+}
+
+#[test]
+fn only_the_engine_names_wgpu() {
+    let engine = ["adapter", "cache", "gpu", "lib", "pass", "pool", "queue", "seam", "tensor"];
+    let engine: Vec<String> = engine.iter().map(|name| format!("src/{name}.rs")).collect();
+    report(&uses(&["wgpu::"], &engine.iter().map(String::as_str).collect::<Vec<_>>()));
+}
+
+#[test]
+fn waiting_has_one_owner() {
+    report(&uses(&[".poll(", "map_async", ".submit(["], &["src/seam.rs", "src/queue.rs"]));
+}
+
+#[test]
+fn there_is_no_unsafe_code() {
+    report(&uses(&["unsafe "], &[]));
+}
+
+/// A bad shape, a bad file and a lost device are errors, and a library that panics makes them something else. What is not
+/// on a product's path may: the twins index as they please, but they do not unwrap either.
+#[test]
+fn nothing_unwraps() {
+    report(&uses(&[".unwrap()", ".expect(", "panic!(", "unreachable!(", "todo!(", "unimplemented!("], &[]));
+}
+
+#[test]
+fn a_file_is_one_room() {
+    const LINES: usize = 500;
+    // Files that are longer, each with its reason.
+    const LONGER: [(&str, &str); 0] = [];
+    let long = files("src", "rs").into_iter().map(|path| (path.to_string_lossy().replace('\\', "/"), read(&path)));
+    let long = long.filter(|(path, text)| text.lines().count() > LINES && !LONGER.iter().any(|(p, _)| p == path));
+    report(&long.map(|(path, text)| format!("{path}: {} lines", text.lines().count())).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_function_fits_on_a_screen() {
+    const LINES: usize = 70;
+    let mut faults = Vec::new();
+    for Source { path, text } in sources() {
+        for (name, first, length) in functions(&text).into_iter().filter(|(_, _, length)| *length > LINES) {
+            faults.push(format!("{path}:{first}: `{name}` has {length} lines"));
+        }
+    }
+    report(&faults);
+}
+
+/// (name, first line, lines) of every function, by counting braces.
+fn functions(text: &str) -> Vec<(String, usize, usize)> {
+    let (mut found, mut open): (Vec<_>, Vec<(String, usize, i32)>) = (Vec::new(), Vec::new());
+    let (mut depth, mut pending) = (0i32, None);
+    for (number, line) in code(text) {
+        let line = line.replace("'{'", "").replace("'}'", "");
+        let after = line.split_once("fn ").filter(|(before, _)| before.split(' ').all(is_qualifier));
+        if let Some((name, _)) = after.and_then(|(_, rest)| rest.split_once(['(', '<'])) {
+            pending = Some((name.to_owned(), number));
+        }
+        for character in line.chars() {
+            match character {
+                '{' => {
+                    depth += 1;
+                    open.extend(pending.take().map(|(name, first)| (name, first, depth)));
+                }
+                '}' => {
+                    if let Some((name, first, _)) = open.pop_if(|(_, _, at)| *at == depth) {
+                        found.push((name, first, number - first + 1));
+                    }
+                    depth -= 1;
+                }
+                ';' if pending.is_some() && line.trim_end().ends_with(';') => pending = None,
+                _ => (),
+            }
+        }
+    }
+    found
+}
+
+fn is_qualifier(word: &str) -> bool {
+    matches!(word, "" | "pub" | "pub(crate)" | "pub(super)" | "const" | "async" | "unsafe" | "extern")
+}

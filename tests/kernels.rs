@@ -4,6 +4,9 @@
 //! Without an adapter the trials that need one are not there, which is said aloud, and is an error under
 //! `GRISTMILL_REQUIRE_ADAPTER=1`. A software adapter counts.
 
+// Whether wgpu's types are `Sync` is a question more than 128 types deep.
+#![recursion_limit = "256"]
+
 use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};

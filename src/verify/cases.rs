@@ -219,7 +219,7 @@ fn attentions(table: &mut Table) {
     for (i, head_dim) in [1, 10, 12, 22, 64, 80, 128, 300].into_iter().enumerate() {
         let causal = i % 3 != 1;
         rows.push(("head size", 2, 1, head_dim, causal, vec![(0, 66)]));
-        rows.push(("head size", 2, 2, head_dim, causal, vec![(65, 1)]));
+        rows.push(("head size", 2, 2, head_dim, causal, vec![(66, 1)]));
         rows.push(("head size", 1, 1, head_dim, !causal, vec![(3, 5), (0, 2)]));
     }
     for (i, prefix) in [0, 1, 63, 64, 65, 113].into_iter().enumerate() {

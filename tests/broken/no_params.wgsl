@@ -1,0 +1,10 @@
+//! op: no_params
+// expect: no `var<immediate> p: Params;`
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+
+@compute @workgroup_size(64)
+fn no_params(@builtin(global_invocation_id) id: vec3u) {
+    out[id.x] = x[id.x];
+}

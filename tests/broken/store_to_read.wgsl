@@ -1,0 +1,14 @@
+//! op: store_to_read
+// expect: writing to this location is not permitted
+
+struct Params {
+    m: u32,
+}
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+
+@compute @workgroup_size(64)
+fn store_to_read(@builtin(global_invocation_id) id: vec3u) {
+    x[id.x] = out[id.x]; // here
+}
