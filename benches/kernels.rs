@@ -13,11 +13,14 @@ const CALLS: u64 = 32;
 /// Work of one call that a software adapter is given, in operations.
 const SOFTWARE_WORK: u64 = 200_000_000;
 
+/// Adds one call to a pass.
+type Record = Box<dyn Fn(&mut Pass, &mut Tensor) -> Result<()>>;
+
 /// One op at one shape, with the tensors it works on.
 struct Case {
     name: String,
     work: Throughput,
-    record: Box<dyn Fn(&mut Pass, &mut Tensor) -> Result<()>>,
+    record: Record,
     out: Tensor,
     expected: Vec<f64>,
     /// The largest error that passes.

@@ -7,12 +7,15 @@ cd "$(dirname "$0")/../.."
 bag=${1:-.bag}
 mkdir -p "$bag/lib"
 
-# The last executable that cargo names in its messages is the one that was asked for.
+# executable NAME COMMAND...: builds, and prints where cargo's messages say that the target of that name lies.
 executable() {
-    cargo "$@" --message-format=json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+    local name=$1
+    shift
+    cargo "$@" --message-format=json-render-diagnostics |
+        sed -n "/\"name\":\"$name\"/s/.*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -n 1
 }
-strip -o "$bag/gristmill" "$(executable build --release --bin gristmill)"
-strip -o "$bag/kernels" "$(executable bench --bench kernels --no-run)"
+strip -o "$bag/gristmill" "$(executable gristmill build --release --bin gristmill)"
+strip -o "$bag/kernels" "$(executable kernels bench --bench kernels --no-run)"
 
 # The loader, from this system or else from the Debian package.
 loader() {
