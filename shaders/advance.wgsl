@@ -10,6 +10,8 @@ struct Row { token: u32, slot: u32, position: u32, first: u32 }
 struct Params {
     /// Rows.
     m: u32,
+    /// Row pitch of picked, in words.
+    picked_pitch: u32,
 }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> picked: array<u32>;
@@ -22,7 +24,7 @@ fn advance(
 ) {
     let r = id.y * groups.x * WG + id.x;
     if r < p.m {
-        rows[r].token = picked[4u * r];
+        rows[r].token = picked[r * p.picked_pitch];
         rows[r].position += 1u;
     }
 }

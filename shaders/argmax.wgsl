@@ -1,5 +1,5 @@
 //! op: argmax
-//! out[r] = (the lowest i with the largest x[r, i], how many x[r, i] are NaN or infinite).   x:[m, n]  out:[m, 2], rows of 4 words
+//! out[r] = (the lowest i with the largest x[r, i], how many x[r, i] are NaN or infinite).   x:[m, n]  out:[m, 2]
 //! A workgroup owns a row. Integers throughout: WGSL may assume that a float is never NaN, so the bits are compared, by a
 //! key that orders them as the floats they are.
 
@@ -12,7 +12,9 @@ struct Params {
     /// Columns.
     n: u32,
     /// Row pitch of x, in elements.
-    pitch: u32,
+    x_pitch: u32,
+    /// Row pitch of out, in words.
+    out_pitch: u32,
 }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> x: array<u32>;
@@ -44,7 +46,7 @@ fn argmax(
     var id = 0xffffffffu;
     var fault = 0u;
     for (var i = lane; i < p.n; i += WG) {
-        let bits = x[row * p.pitch + i];
+        let bits = x[row * p.x_pitch + i];
         let candidate = order(bits);
         // Ascending i: a tie keeps the lower one.
         if candidate > key || id == 0xffffffffu {
@@ -68,10 +70,12 @@ fn argmax(
         }
     }
     if lane == 0u {
-        out[4u * row] = ids[0];
-        out[4u * row + 1u] = faults[0];
+        let at = row * p.out_pitch;
+        out[at] = ids[0];
+        out[at + 1u] = faults[0];
         // The tail of a row is zero.
-        out[4u * row + 2u] = 0u;
-        out[4u * row + 3u] = 0u;
+        for (var i = 2u; i < p.out_pitch; i++) {
+            out[at + i] = 0u;
+        }
     }
 }

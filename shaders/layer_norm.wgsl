@@ -11,8 +11,10 @@ struct Params {
     m: u32,
     /// Columns.
     n: u32,
-    /// Row pitch of x and out, in elements.
-    pitch: u32,
+    /// Row pitch of x, in elements.
+    x_pitch: u32,
+    /// Row pitch of out, in elements.
+    out_pitch: u32,
     /// First row of x.
     row0: u32,
     /// Added to the variance.
@@ -50,7 +52,7 @@ fn layer_norm(
     if row >= p.m {
         return;
     }
-    let begin = (p.row0 + row) * p.pitch;
+    let begin = (p.row0 + row) * p.x_pitch;
     var sum = 0.0;
     for (var i = lane; i < p.n; i += WG) {
         sum += x[begin + i];
@@ -62,11 +64,11 @@ fn layer_norm(
         squares += centred * centred;
     }
     let scale = inverseSqrt(workgroup_sum(lane, squares) / f32(p.n) + p.eps);
-    for (var i = lane; i < p.pitch; i += WG) {
+    for (var i = lane; i < p.out_pitch; i += WG) {
         var value = 0.0;
         if i < p.n {
             value = (x[begin + i] - mean) * scale * weight[i] + bias[i];
         }
-        out[row * p.pitch + i] = value;
+        out[row * p.out_pitch + i] = value;
     }
 }

@@ -2,7 +2,10 @@
 //! (m, k, n) in this order and returns `Result`; on the CPU backend it computes at once.
 //!
 //! An op refuses what does not fit before anything is recorded, and names itself and the shapes. Empty results need no
-//! dispatch, and a product over k = 0 is zero.
+//! dispatch, and a product over k = 0 is zero. A caller's dense tensor whose rows do not start at multiples of 16 bytes goes
+//! through scratch memory ([`repitch`]) where the kernel reads quads.
+
+mod products;
 
 use crate::cpu;
 use crate::error::{Error, Result};
@@ -10,9 +13,7 @@ use crate::kernel::kernels as k;
 use crate::pass::{Pass, grid};
 pub use crate::reference::{Attention, Gelu, Row};
 use crate::tensor::{DType, Tensor, Weight};
-
-/// Rows up to which a product is matrix times vectors rather than matrix times matrix.
-pub const MATVEC_ROWS: usize = 8;
+pub use products::{MATVEC_ROWS, linear, matmul, matmul_transpose_b, matvec};
 
 fn ensure(op: &'static str, holds: bool, message: impl FnOnce() -> String) -> Result<()> {
     if holds { Ok(()) } else { Err(Error::Shape { op, message: message() }) }
@@ -41,179 +42,48 @@ fn flops(m: usize, k: usize, n: usize) -> f64 {
     2.0 * m as f64 * k as f64 * n as f64
 }
 
-/// out\[m,n\] = a\[m,k\] b\[k,n\]; b may be f32 or f16.
+/// A copy of a caller's dense tensor in scratch memory, rows at multiples of 16 bytes.
+fn aligned(pass: &mut Pass, x: &Tensor) -> Result<Tensor> {
+    let mut copy = pass.tensor_of(x.shape(), x.dtype())?;
+    repitch(pass, x, &mut copy)?;
+    Ok(copy)
+}
+
+/// Lets an op write to scratch memory and copies the result to a caller's dense tensor.
+fn through(pass: &mut Pass, out: &mut Tensor, op: impl FnOnce(&mut Pass, &mut Tensor) -> Result<()>) -> Result<()> {
+    let mut scratch = pass.tensor_of(out.shape(), out.dtype())?;
+    op(pass, &mut scratch)?;
+    repitch(pass, &scratch, out)
+}
+
+/// Lets an in-place op work on a copy of a caller's dense tensor.
+fn in_place(pass: &mut Pass, x: &mut Tensor, op: impl FnOnce(&mut Pass, &mut Tensor) -> Result<()>) -> Result<()> {
+    let mut copy = aligned(pass, x)?;
+    op(pass, &mut copy)?;
+    repitch(pass, &copy, x)
+}
+
+/// out\[m,n\] = x\[m,n\], where the rows of the two may start at other distances; 32-bit elements of any kind.
 ///
 /// # Errors
-/// [`Error::Shape`] if the dimensions disagree.
-pub fn matmul(pass: &mut Pass, a: &Tensor, b: &Tensor, out: &mut Tensor) -> Result<()> {
-    const OP: &str = "matmul";
-    let (m, depth, n) = (a.rows(), a.columns(), b.columns());
-    let fits = b.rows() == depth && out.rows() == m && out.columns() == n;
-    ensure(OP, fits, || format!("{:?} x {:?} into {:?}", a.shape(), b.shape(), out.shape()))?;
-    ensure_f32(OP, &[a, out])?;
+/// [`Error::Shape`] if the shapes disagree, or for f16.
+pub fn repitch(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
+    const OP: &str = "repitch";
+    let fits = x.shape() == out.shape() && x.dtype() == out.dtype() && x.dtype() != DType::F16;
+    ensure(OP, fits, || format!("{x:?} to {out:?}; f16 rows must start at multiples of 16 bytes"))?;
     if pass.is_cpu() {
-        return cpu::matmul(a, b, out);
+        return pass.copy(x, out);
     }
-    pass.cost(flops(m, depth, n));
-    let knobs = k::matmul::Knobs::default();
-    let n_quads = out.pitch() / 4;
-    let params = k::matmul::Params {
+    let (m, out_pitch) = (x.rows(), out.pitch());
+    let params = k::repitch::Params {
         m: count(OP, m)?,
-        k: count(OP, depth)?,
-        x_pitch: row_quads(OP, a)?,
-        w_pitch: row_quads(OP, b)?,
-        n_quads: count(OP, n_quads)?,
+        n: count(OP, x.columns())?,
+        x_pitch: count(OP, x.pitch())?,
+        out_pitch: count(OP, out_pitch)?,
     };
-    let groups = [(4 * n_quads).div_ceil(knobs.bn as usize) as u64, m.div_ceil(knobs.bm as usize) as u64, 1];
-    pass.run(&k::matmul::Args { x: a, w: b, out }, params, (knobs, k::matmul::Modes::default()), groups)
-}
-
-/// out\[b,m,n\] = scale * a\[b,m,k\] b\[b,n,k\]^T, for two or three dimensions; a two-dimensional b serves every batch.
-///
-/// # Errors
-/// [`Error::Shape`] if the dimensions disagree.
-pub fn matmul_transpose_b(pass: &mut Pass, a: &Tensor, b: &Tensor, scale: f32, out: &mut Tensor) -> Result<()> {
-    const OP: &str = "matmul_transpose_b";
-    let batched = |t: &Tensor| match *t.shape() {
-        [rows, _] => Some((1, rows)),
-        [batches, rows, _] => Some((batches, rows)),
-        _ => None,
-    };
-    let message = || format!("{:?} x {:?} transposed into {:?}", a.shape(), b.shape(), out.shape());
-    let all = batched(a).zip(batched(b)).zip(batched(out));
-    let Some((((batches, m), (b_batches, n)), (out_batches, out_m))) = all else {
-        return Err(Error::Shape { op: OP, message: message() });
-    };
-    let shared = b.shape().len() == 2;
-    let fits = a.columns() == b.columns() && out.columns() == n && out_m == m && out_batches == batches;
-    ensure(OP, fits && (shared || b_batches == batches), message)?;
-    ensure_f32(OP, &[a, out])?;
-    if pass.is_cpu() {
-        return cpu::matmul_transpose_b(a, b, scale, out);
-    }
-    let w_batch = if shared { 0 } else { n };
-    transpose_b(pass, a, b, None, scale, (batches, m, n, w_batch), (0, out.pitch()), out)
-}
-
-/// One dispatch of the kernel: `(batches, m, n, rows of w per batch)` and `(first column, columns to write)` of out.
-#[expect(clippy::too_many_arguments, reason = "the kernel's own parameters, used by two ops")]
-fn transpose_b(
-    pass: &mut Pass,
-    x: &Tensor,
-    w: &Tensor,
-    bias: Option<&Tensor>,
-    scale: f32,
-    (batches, m, n, w_batch): (usize, usize, usize, usize),
-    (column, columns): (usize, usize),
-    out: &mut Tensor,
-) -> Result<()> {
-    const OP: &str = "matmul_transpose_b";
-    pass.cost(flops(batches * m, x.columns(), n));
-    let knobs = k::matmul_transpose_b::Knobs::default();
-    let params = k::matmul_transpose_b::Params {
-        m: count(OP, m)?,
-        n: count(OP, n)?,
-        quads: count(OP, x.columns().div_ceil(4))?,
-        x_pitch: row_quads(OP, x)?,
-        w_pitch: row_quads(OP, w)?,
-        out_pitch: count(OP, out.pitch())?,
-        column: count(OP, column)?,
-        columns: count(OP, columns)?,
-        w_batch: count(OP, w_batch)?,
-        scale,
-    };
-    let modes = k::matmul_transpose_b::Modes { bias: bias.is_some().into() };
-    let groups = [columns.div_ceil(knobs.bn as usize) as u64, m.div_ceil(knobs.bm as usize) as u64, batches as u64];
-    let args = k::matmul_transpose_b::Args { x, w, bias: bias.unwrap_or(x), out };
-    pass.run(&args, params, (knobs, modes), groups)
-}
-
-/// out\[m,n\] = x\[m,k\] w\[n,k\]^T + bias\[n\]: a layer of a model. Few rows take [`matvec`], more take the tiled kernel of
-/// [`matmul_transpose_b`]; a weight in chunks takes a dispatch per chunk.
-///
-/// # Errors
-/// [`Error::Shape`] if the dimensions disagree.
-pub fn linear(pass: &mut Pass, x: &Tensor, w: &Weight, bias: Option<&Tensor>, out: &mut Tensor) -> Result<()> {
-    if x.rows() <= MATVEC_ROWS || pass.is_cpu() {
-        return matvec(pass, x, w, bias, out);
-    }
-    check_linear("linear", x, w, bias, out)?;
-    let m = x.rows();
-    for (chunk, columns) in chunk_columns(w, out) {
-        let n = chunk.tensor.rows();
-        transpose_b(pass, x, &chunk.tensor, bias, 1.0, (1, m, n, 0), (chunk.first_row, columns), out)?;
-    }
-    Ok(())
-}
-
-fn check_linear(op: &'static str, x: &Tensor, w: &Weight, bias: Option<&Tensor>, out: &Tensor) -> Result<()> {
-    let message = || {
-        let bias = bias.map(Tensor::shape);
-        let w = [w.rows(), w.columns()];
-        format!("x {:?}, w {w:?}, bias {bias:?} into {:?}", x.shape(), out.shape())
-    };
-    let fits = x.columns() == w.columns() && out.rows() == x.rows() && out.columns() == w.rows();
-    ensure(op, fits && bias.is_none_or(|bias| bias.shape() == [w.rows()]), message)?;
-    ensure_f32(op, &[x, out])?;
-    bias.map_or(Ok(()), |bias| ensure_f32(op, &[bias]))
-}
-
-/// The chunks of w, each with the columns of out it writes: the last one also writes the row's padding.
-fn chunk_columns<'a>(w: &'a Weight, out: &Tensor) -> Vec<(&'a crate::tensor::Chunk, usize)> {
-    let pitch = out.pitch();
-    let columns = |chunk: &crate::tensor::Chunk| {
-        let end = chunk.first_row + chunk.tensor.rows();
-        if end == w.rows() { pitch - chunk.first_row } else { chunk.tensor.rows() }
-    };
-    w.chunks.iter().map(|chunk| (chunk, columns(chunk))).collect()
-}
-
-/// out\[m,n\] = x\[m,k\] w\[n,k\]^T + bias\[n\] for m = 1..=8. The subgroup kernel where the adapter has subgroups, else the
-/// plain one.
-///
-/// # Errors
-/// [`Error::Shape`] if the dimensions disagree or m > 8.
-pub fn matvec(pass: &mut Pass, x: &Tensor, w: &Weight, bias: Option<&Tensor>, out: &mut Tensor) -> Result<()> {
-    const OP: &str = "matvec";
-    check_linear(OP, x, w, bias, out)?;
-    if pass.is_cpu() {
-        return cpu::linear(x, w, bias, out);
-    }
-    let m = x.rows();
-    ensure(OP, m <= MATVEC_ROWS, || format!("{m} rows of x; at most {MATVEC_ROWS}"))?;
-    if m == 0 {
-        return Ok(());
-    }
-    pass.cost(flops(m, w.columns(), w.rows()));
-    let (subgroups, software) = pass.gpu().engine().map_or((false, false), |e| (e.subgroups, e.facts.software));
-    for (chunk, columns) in chunk_columns(w, out) {
-        let params = k::matvec::Params {
-            n: count(OP, chunk.tensor.rows())?,
-            quads: count(OP, x.columns().div_ceil(4))?,
-            x_pitch: row_quads(OP, x)?,
-            w_pitch: row_quads(OP, &chunk.tensor)?,
-            out_pitch: count(OP, out.pitch())?,
-            column: count(OP, chunk.first_row)?,
-            columns: count(OP, columns)?,
-        };
-        let (w, bias_or_any) = (&chunk.tensor, bias.unwrap_or(x));
-        if subgroups {
-            use k::matvec_subgroup::{Args, Knobs, Modes, Params};
-            // A software adapter's subgroup is one SIMD register, and its barriers are dear.
-            let knobs = if software { Knobs { wg: 8, ..Knobs::default() } } else { Knobs::default() };
-            let modes = Modes { m: m as u32, bias: bias.is_some().into() };
-            let groups = grid(columns.div_ceil(knobs.rows as usize));
-            let params: Params = bytemuck::cast(params);
-            pass.run(&Args { x, w, bias: bias_or_any, out }, params, (knobs, modes), groups)?;
-        } else {
-            use k::matvec::{Args, Knobs, Modes};
-            let knobs = Knobs::default();
-            let modes = Modes { m: m as u32, bias: bias.is_some().into() };
-            let groups = grid(columns.div_ceil(knobs.rows as usize));
-            pass.run(&Args { x, w, bias: bias_or_any, out }, params, (knobs, modes), groups)?;
-        }
-    }
-    Ok(())
+    let wg = k::repitch::Knobs::default().wg as usize;
+    let groups = grid((m * out_pitch).div_ceil(wg));
+    pass.run(&k::repitch::Args { x, out }, params, Default::default(), groups)
 }
 
 /// Attention of `rows` (\[m,4\] words, see [`Row`]) over a key-value cache. `qkv` is \[m, (heads + 2 kv_heads) head_dim\];
@@ -299,8 +169,14 @@ pub fn layer_norm(
     if n == 0 {
         return Ok(());
     }
-    let (pitch, row0) = (count(OP, x.pitch())?, count(OP, first_row)?);
-    let params = k::layer_norm::Params { m: count(OP, m)?, n: count(OP, n)?, pitch, row0, eps };
+    let params = k::layer_norm::Params {
+        m: count(OP, m)?,
+        n: count(OP, n)?,
+        x_pitch: count(OP, x.pitch())?,
+        out_pitch: count(OP, out.pitch())?,
+        row0: count(OP, first_row)?,
+        eps,
+    };
     let args = k::layer_norm::Args { x, weight, bias, out };
     pass.run(&args, params, Default::default(), grid(m))
 }
@@ -332,6 +208,9 @@ pub fn gelu(pass: &mut Pass, x: &mut Tensor, form: Gelu) -> Result<()> {
     if pass.is_cpu() {
         return cpu::gelu(x, form);
     }
+    if !x.is_aligned() {
+        return in_place(pass, x, |pass, x| gelu(pass, x, form));
+    }
     let (quads, groups) = quads("gelu", x, k::gelu::Knobs::default().wg)?;
     let modes = k::gelu::Modes { form: (form == Gelu::Exact).into() };
     pass.run(&k::gelu::Args { x }, k::gelu::Params { quads }, (Default::default(), modes), groups)
@@ -345,6 +224,9 @@ pub fn relu(pass: &mut Pass, x: &mut Tensor) -> Result<()> {
     ensure_f32("relu", &[x])?;
     if pass.is_cpu() {
         return cpu::relu(x);
+    }
+    if !x.is_aligned() {
+        return in_place(pass, x, relu);
     }
     let (quads, groups) = quads("relu", x, k::relu::Knobs::default().wg)?;
     pass.run(&k::relu::Args { x }, k::relu::Params { quads }, Default::default(), groups)
@@ -360,6 +242,10 @@ pub fn add(pass: &mut Pass, x: &mut Tensor, y: &Tensor) -> Result<()> {
     ensure_f32(OP, &[x, y])?;
     if pass.is_cpu() {
         return cpu::add(x, y);
+    }
+    if !x.is_aligned() || !y.is_aligned() {
+        let y = aligned(pass, y)?;
+        return in_place(pass, x, |pass, x| add(pass, x, &y));
     }
     let (quads, groups) = quads(OP, x, k::add::Knobs::default().wg)?;
     pass.run(&k::add::Args { y, x }, k::add::Params { quads }, Default::default(), groups)
@@ -392,6 +278,13 @@ pub fn embed(pass: &mut Pass, rows: &Tensor, w: &Weight, positions: &Tensor, out
     if pass.is_cpu() {
         return cpu::embed(rows, w, positions, out);
     }
+    if !positions.is_aligned() {
+        let positions = aligned(pass, positions)?;
+        return embed(pass, rows, w, &positions, out);
+    }
+    if !out.is_aligned() {
+        return through(pass, out, |pass, out| embed(pass, rows, w, positions, out));
+    }
     for chunk in &w.chunks {
         let params = k::embed::Params {
             m: count(OP, m)?,
@@ -420,7 +313,8 @@ pub fn argmax(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
     if pass.is_cpu() {
         return cpu::argmax(x, out);
     }
-    let params = k::argmax::Params { m: count(OP, m)?, n: count(OP, n)?, pitch: count(OP, x.pitch())? };
+    let (x_pitch, out_pitch) = (count(OP, x.pitch())?, count(OP, out.pitch())?);
+    let params = k::argmax::Params { m: count(OP, m)?, n: count(OP, n)?, x_pitch, out_pitch };
     pass.run(&k::argmax::Args { x, out }, params, Default::default(), grid(m))
 }
 
@@ -437,6 +331,6 @@ pub fn advance(pass: &mut Pass, picked: &Tensor, rows: &mut Tensor) -> Result<()
         return cpu::advance(picked, rows);
     }
     let wg = k::advance::Knobs::default().wg as usize;
-    let params = k::advance::Params { m: count(OP, m)? };
+    let params = k::advance::Params { m: count(OP, m)?, picked_pitch: count(OP, picked.pitch())? };
     pass.run(&k::advance::Args { picked, rows }, params, Default::default(), grid(m.div_ceil(wg)))
 }

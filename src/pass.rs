@@ -171,8 +171,8 @@ impl Pass {
     /// # Errors
     /// [`Error::Shape`] if `target` is shorter; [`Error::Alias`] if they share a buffer; [`Error::ForeignBuffer`].
     pub fn copy(&mut self, source: &Tensor, target: &mut Tensor) -> Result<()> {
-        if source.bytes() > target.bytes() {
-            let message = format!("{:?} does not hold {:?}", target.shape(), source.shape());
+        if source.bytes() > target.bytes() || source.pitch() != target.pitch() {
+            let message = format!("{target:?} does not hold {source:?}");
             return Err(Error::Shape { op: "copy", message });
         }
         match (&source.storage, &target.storage) {

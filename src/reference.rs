@@ -190,6 +190,11 @@ pub fn argmax(x: &[f32], n: usize) -> Vec<[u32; 2]> {
         .collect()
 }
 
+/// x, whose dense form is the same at every pitch.
+pub fn repitch(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&v| f64::from(v)).collect()
+}
+
 /// The rows of the next step: the picked token, one position on.
 pub fn advance(picked: &[[u32; 2]], rows: &mut [Row]) {
     for (row, [token, _]) in rows.iter_mut().zip(picked) {

@@ -118,21 +118,32 @@ impl Tensor {
         Ok(Tensor { storage, offset: 0, dims, rank: shape.len(), pitch: columns, dtype })
     }
 
-    /// Wraps the caller's own buffer, whose rows start at multiples of 16 bytes with zeros up to there.
+    /// A dense tensor, whose rows may start anywhere.
+    pub(crate) fn dense_on_device(lease: Arc<Lease>, offset: u64, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        let mut tensor = Tensor::on_device(lease, offset, shape, dtype)?;
+        tensor.pitch = tensor.columns();
+        Ok(tensor)
+    }
+
+    /// Wraps the caller's own buffer of dense rows. Where a row is not a multiple of 16 bytes, ops that read quads copy it
+    /// first; f16 rows must be.
     ///
     /// # Errors
     /// [`Error::Shape`] if `offset` is not a multiple of 256, the buffer is too short or lacks `STORAGE` usage.
     pub fn from_buffer(buffer: wgpu::Buffer, offset: u64, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let wrong = |message: String| Error::Shape { op: "Tensor::from_buffer", message };
-        let end = offset.checked_add(device_bytes(shape, dtype)?);
-        if offset % 256 != 0 || end.is_none_or(|end| end > buffer.size()) {
+        // The padded size is checked to fit a machine word, and so the dense one does.
+        device_bytes(shape, dtype)?;
+        let count: usize = shape.iter().product();
+        let end = offset.checked_add((count * dtype.bytes()) as u64);
+        if !offset.is_multiple_of(256) || end.is_none_or(|end| end > buffer.size()) {
             let size = buffer.size();
             return Err(wrong(format!("{shape:?} at byte {offset} of {size}; offsets are multiples of 256")));
         }
         if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
             return Err(wrong("the buffer has no STORAGE usage".to_owned()));
         }
-        Tensor::on_device(Lease::borrowed(buffer), offset, shape, dtype)
+        Tensor::dense_on_device(Lease::borrowed(buffer), offset, shape, dtype)
     }
 
     /// The dimensions.
@@ -153,6 +164,11 @@ impl Tensor {
     /// Elements from one row to the next.
     pub fn pitch(&self) -> usize {
         self.pitch
+    }
+
+    /// Rows start at multiples of 16 bytes, and their tails are there to be read.
+    pub(crate) fn is_aligned(&self) -> bool {
+        (self.pitch * self.dtype.bytes()).is_multiple_of(16)
     }
 
     /// The element type.

@@ -134,7 +134,7 @@ fn every_earlier_token_matters() {
     let Some(gpu) = gpu() else { return };
     let oracle = oracle("a1");
     let model = oracle.model(&gpu);
-    let (tokens, vocab) = (oracle.tokens(), model.config().vocab_size);
+    let (tokens, vocab) = (oracle.tokens()[..24].to_vec(), model.config().vocab_size);
     let last = |tokens: &[u32]| {
         let mut session = model.session().unwrap();
         session.logits(&tokens[..tokens.len() - 1]).unwrap();

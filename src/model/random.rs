@@ -43,8 +43,12 @@ mod tests {
         assert!(tensors.len() > 30);
         for tensor in tensors {
             let name = tensor["name"].as_str().expect("a name");
-            let shape: Vec<usize> =
-                tensor["shape"].as_array().into_iter().flatten().map(|d| d.as_u64().expect("a size") as usize).collect();
+            let shape: Vec<usize> = tensor["shape"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|d| d.as_u64().expect("a size") as usize)
+                .collect();
             let count = shape.iter().product();
             let seed = oracle["seed"].as_u64().expect("a seed");
             let sum = |acc: u64, (i, v): (u64, f32)| acc.wrapping_add((i + 1).wrapping_mul(u64::from(v.to_bits())));

@@ -142,11 +142,11 @@ impl Session {
     /// [`Error::EmptyPrompt`] if there is nothing to go on from; [`Error::TokenOutOfRange`], [`Error::ContextFull`], with
     /// the session unchanged.
     pub fn generate(&mut self, prompt: &[u32], options: GenerateOptions) -> Result<Generation<'_>> {
-        if let Sampler::Temperature { temperature, .. } = options.sampler {
-            if !(temperature.is_finite() && temperature > 0.0) {
-                let message = format!("temperature {temperature}; it must be above 0");
-                return Err(Error::Shape { op: "generate", message });
-            }
+        if let Sampler::Temperature { temperature, .. } = options.sampler
+            && !(temperature.is_finite() && temperature > 0.0)
+        {
+            let message = format!("temperature {temperature}; it must be above 0");
+            return Err(Error::Shape { op: "generate", message });
         }
         if prompt.is_empty() && self.tokens.is_empty() {
             return Err(Error::EmptyPrompt);
