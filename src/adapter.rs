@@ -90,3 +90,67 @@ pub(crate) fn choose(adapters: Vec<wgpu::Adapter>, name: Option<&str>) -> Result
         _ => Error::NoAdapter { reason: "no adapter was found".to_owned(), hint: INSTALL_HINT.to_owned() },
     })
 }
+
+/// What is known of an adapter without opening it.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Surveyed {
+    /// Name, kind, driver.
+    pub facts: AdapterFacts,
+    /// Why it is not offered for use; `None` where it is.
+    pub hidden: Option<&'static str>,
+    /// Features that matter here, and whether it has them.
+    pub features: Vec<(&'static str, bool)>,
+    /// Limits that matter here.
+    pub limits: Vec<(&'static str, u64)>,
+}
+
+/// Every adapter of this machine, those that are hidden too. Opens none.
+pub fn survey() -> Vec<Surveyed> {
+    use wgpu::InstanceFlags;
+    let offered: Vec<AdapterFacts> = all(&instance()).iter().map(|a| AdapterFacts::new(&a.get_info())).collect();
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    descriptor.flags |= InstanceFlags::ALLOW_UNDERLYING_NONCOMPLIANT_ADAPTER;
+    descriptor.backends = wgpu::Backends::all();
+    let surveyed = |adapter: &wgpu::Adapter| {
+        let facts = AdapterFacts::new(&adapter.get_info());
+        let hidden = (!offered.contains(&facts)).then(|| why_hidden(adapter));
+        Surveyed { facts, hidden, features: features(adapter), limits: limits(adapter) }
+    };
+    all(&wgpu::Instance::new(descriptor)).iter().map(surveyed).collect()
+}
+
+fn why_hidden(adapter: &wgpu::Adapter) -> &'static str {
+    let backends = wgpu::Backends::from_env().unwrap_or(wgpu::Backends::all());
+    if !backends.contains(adapter.get_info().backend.into()) {
+        return "WGPU_BACKEND leaves its backend out";
+    }
+    "its driver is not a conformant one; WGPU_ALLOW_UNDERLYING_NONCOMPLIANT_ADAPTER=1 offers it all the same"
+}
+
+fn features(adapter: &wgpu::Adapter) -> Vec<(&'static str, bool)> {
+    use wgpu::Features;
+    let known = [
+        ("immediates", Features::IMMEDIATES),
+        ("subgroups", Features::SUBGROUP),
+        ("f16", Features::SHADER_F16),
+        ("timestamps", Features::TIMESTAMP_QUERY),
+        ("pipeline_cache", Features::PIPELINE_CACHE),
+        ("cooperative_matrix", Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+    ];
+    known.map(|(name, feature)| (name, adapter.features().contains(feature))).to_vec()
+}
+
+fn limits(adapter: &wgpu::Adapter) -> Vec<(&'static str, u64)> {
+    let (limits, info) = (adapter.limits(), adapter.get_info());
+    vec![
+        ("binding_bytes", limits.max_storage_buffer_binding_size),
+        ("buffer_bytes", limits.max_buffer_size),
+        ("workgroup_bytes", limits.max_compute_workgroup_storage_size.into()),
+        ("workgroup_invocations", limits.max_compute_invocations_per_workgroup.into()),
+        ("immediate_bytes", limits.max_immediate_size.into()),
+        ("storage_buffers", limits.max_storage_buffers_per_shader_stage.into()),
+        ("subgroup_min", info.subgroup_min_size.into()),
+        ("subgroup_max", info.subgroup_max_size.into()),
+    ]
+}

@@ -51,7 +51,7 @@ pub use model::{GpuModel, Session};
 pub use wgpu;
 #[cfg(feature = "gpu")]
 pub use {
-    adapter::{AdapterFacts, INSTALL_HINT},
+    adapter::{AdapterFacts, INSTALL_HINT, Surveyed, survey},
     counters::Stats,
     gpu::{ComputeBackend, GpuCompute, Options},
     pass::Pass,

@@ -18,6 +18,13 @@ pub enum Sampler {
     },
 }
 
+impl Sampler {
+    /// Whether the token is chosen where the logits are, so that they need not be read back.
+    pub fn on_device(&self) -> bool {
+        matches!(self, Sampler::Greedy)
+    }
+}
+
 /// A uniform in \[0, 1) that depends on (seed, position, slot) alone: pcg3d (Jarzynski, Olano 2020, JCGT 9(3)), which needs
 /// 32-bit integers only and so is the same on host and device.
 pub(crate) fn uniform(seed: u64, position: u32, slot: u32) -> f64 {

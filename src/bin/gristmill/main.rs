@@ -1,1 +1,109 @@
-fn main() {}
+//! The command line of gristmill: it reads arguments, calls the library, prints. Results go to stdout, all else to stderr.
+
+mod demo;
+mod doctor;
+mod failure;
+mod generate;
+mod output;
+mod perplexity;
+mod source;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use gristmill::{ComputeBackend, GpuCompute, Options};
+
+use failure::Outcome;
+
+/// Shown after `--help` of every command.
+const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  the device failed, or a check did
+  2  wrong arguments: usage, an empty prompt, a token out of range, more tokens than the context holds
+  3  no adapter of the kind asked for
+  4  a wrong result: `verify` or the self-test of `doctor` failed, or a model computed NaN
+  5  a file that is missing, damaged or not supported
+  130  interrupted; what was written until then is printed";
+
+/// Language models on hand-written compute shaders. Without a command: `generate`, from a small model that is built in.
+#[derive(Parser)]
+#[command(version, after_help = EXIT_CODES, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    generate: generate::Args,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Continue a text, or a list of token ids
+    #[command(after_help = EXIT_CODES)]
+    Generate(generate::Args),
+    /// Score a text: the negative log-likelihood of each token, and the perplexity
+    #[command(after_help = EXIT_CODES)]
+    Perplexity(perplexity::Args),
+    /// Run every operation on the adapter and compare it with its reference
+    #[command(after_help = EXIT_CODES)]
+    Verify(verify::Args),
+    /// Say what this machine has for computing, what it lacks, and how to get it
+    #[command(after_help = EXIT_CODES)]
+    Doctor(doctor::Args),
+}
+
+/// Where to compute.
+#[derive(clap::Args)]
+struct Place {
+    /// Where to compute [default: auto for `generate` and `perplexity`, gpu for `verify` and `doctor`]
+    #[arg(long, value_enum)]
+    backend: Option<Backend>,
+    /// Part of the adapter's name; takes precedence over GRISTMILL_ADAPTER and WGPU_ADAPTER_NAME
+    #[arg(long, value_name = "NAME")]
+    adapter: Option<String>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Backend {
+    /// A hardware adapter, else a software one, else an error
+    Gpu,
+    /// The CPU backend
+    Cpu,
+    /// A hardware adapter, else the CPU backend
+    Auto,
+}
+
+impl Place {
+    fn open(&self, default: Backend) -> gristmill::Result<GpuCompute> {
+        let mut options = Options::new(match self.backend.unwrap_or(default) {
+            Backend::Gpu => ComputeBackend::Gpu,
+            Backend::Cpu => ComputeBackend::Cpu,
+            Backend::Auto => ComputeBackend::Auto,
+        });
+        options.adapter.clone_from(&self.adapter);
+        GpuCompute::open(&options)
+    }
+}
+
+fn main() -> ExitCode {
+    // Failing to log is no reason not to work.
+    let _ = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).try_init();
+    let cli = Cli::parse();
+    let outcome = match &cli.command {
+        None => generate::run(&cli.generate),
+        Some(Command::Generate(args)) => generate::run(args),
+        Some(Command::Perplexity(args)) => perplexity::run(args),
+        Some(Command::Verify(args)) => verify::run(args),
+        Some(Command::Doctor(args)) => doctor::run(args),
+    };
+    match outcome {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(outcome) => ExitCode::from(outcome as u8),
+        Err(failure) => {
+            if !failure.is_closed_pipe() {
+                output::note(&format!("error: {failure}"));
+            }
+            ExitCode::from(failure.outcome() as u8)
+        }
+    }
+}
