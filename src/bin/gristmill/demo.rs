@@ -8,7 +8,7 @@ pub(crate) struct Files {
 }
 
 /// What it is asked to continue when nothing else is given.
-pub(crate) const PROMPT: &str = "Once upon a time";
+pub(crate) const PROMPT: &str = "A reference is";
 
 /// New tokens when no number is given.
 pub(crate) const TOKENS: usize = 200;
