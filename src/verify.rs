@@ -2,7 +2,7 @@
 //!
 //! A case is one op at one shape with seeded inputs. Its outputs lie between guards in poisoned memory; its results are
 //! compared, element by element, with the f64 twin of [`crate::reference`] under a bound that follows from the arithmetic
-//! ([`bounds`]), or for equality where the arithmetic is exact. An [`Outcome`] carries the worst error over its bound: 1 is
+//! (`verify/bounds.rs`), or for equality where the arithmetic is exact. An [`Outcome`] carries the worst error over its bound: 1 is
 //! the most that is allowed, and a kernel that loses a digit shows long before it fails.
 
 mod attention;
