@@ -158,7 +158,7 @@ impl Session {
         self.cached = self.cached.min(self.tokens.len() - 1);
         let room = self.context() - self.tokens.len();
         let limit = options.max_tokens.min(room);
-        let stop_reason = None;
+        let (stop_reason, failed) = (None, false);
         Ok(Generation {
             session: self,
             options,
@@ -167,6 +167,7 @@ impl Session {
             submitted: 0,
             emitted: 0,
             stop_reason,
+            failed,
         })
     }
 
@@ -367,10 +368,12 @@ pub struct Generation<'a> {
     submitted: usize,
     emitted: usize,
     stop_reason: Option<StopReason>,
+    /// An error was returned; nothing more comes.
+    failed: bool,
 }
 
 impl Generation<'_> {
-    /// Why it ended; `None` while it has not.
+    /// Why it ended; `None` while it has not, and after an error.
     pub fn stop_reason(&self) -> Option<StopReason> {
         self.stop_reason
     }
@@ -409,7 +412,7 @@ impl Iterator for Generation<'_> {
     type Item = Result<u32>;
 
     fn next(&mut self) -> Option<Result<u32>> {
-        if self.stop_reason.is_some() {
+        if self.stop_reason.is_some() || self.failed {
             return None;
         }
         if self.emitted >= self.limit {
@@ -424,9 +427,9 @@ impl Iterator for Generation<'_> {
         let token = match token {
             Ok(token) => token,
             Err(error) => {
-                // Whatever was in flight is of no use, and the cache past this point is not to be trusted.
-                self.limit = self.emitted;
+                // Whatever was in flight is of no use.
                 self.pending.clear();
+                self.failed = true;
                 return Some(Err(error));
             }
         };
