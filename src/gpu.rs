@@ -15,7 +15,7 @@ use crate::queue::SubmissionQueue;
 use crate::result::AsyncGpuResult;
 use crate::result::lock;
 use crate::seam::{CREATING, Seam, WgpuSeam};
-use crate::tensor::{DType, Tensor, device_bytes, to_pitch};
+use crate::tensor::{DType, STAGING_BYTES, Tensor, device_bytes, to_pitch};
 
 /// Where to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -150,11 +150,12 @@ impl GpuCompute {
         };
         let engine = Engine::open(&adapter, options, wrap)?;
         drop(creating);
-        let reason = match engine.facts.software {
-            true => "the only kind of adapter found, or asked for by name",
-            false => "a hardware adapter was found",
+        let reason = match (name, engine.facts.software) {
+            (Some(name), _) => format!("an adapter named `{name}` was asked for"),
+            (None, true) => "no hardware adapter was found".to_owned(),
+            (None, false) => "a hardware adapter was found".to_owned(),
         };
-        Ok(GpuCompute { inner: Arc::new(Inner { engine: Some(engine), reason: reason.to_owned() }) })
+        Ok(GpuCompute { inner: Arc::new(Inner { engine: Some(engine), reason }) })
     }
 
     /// Whether ops run on an adapter, be it a software one.
@@ -227,18 +228,28 @@ impl GpuCompute {
     }
 
     pub(crate) fn zeros_of(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
-        let bytes = usize::try_from(device_bytes(shape, dtype)?).unwrap_or(usize::MAX);
-        let Some(_) = self.engine() else {
-            let count = shape.iter().product();
-            return Tensor::on_host(vec![0; count], shape, dtype);
-        };
-        let tensor = self.device_tensor(shape, dtype, false)?;
-        let block = vec![0; bytes.min(16 << 20)];
-        for start in (0..bytes).step_by(block.len().max(1)) {
+        let tensor = self.empty(shape, dtype)?;
+        // On the host it is zero already.
+        let bytes = if self.is_gpu() { tensor.bytes() as usize } else { 0 };
+        let block = vec![0; bytes.min(STAGING_BYTES)];
+        for start in (0..bytes).step_by(STAGING_BYTES) {
             let count = block.len().min(bytes - start);
             self.write_bytes(&tensor, start as u64, block.get(..count).unwrap_or_default());
+            if count == STAGING_BYTES {
+                self.flush()?;
+            }
         }
         Ok(tensor)
+    }
+
+    /// A tensor whose contents are whatever was there; zeros on the CPU backend.
+    pub(crate) fn empty(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        if self.is_gpu() {
+            return self.device_tensor(shape, dtype, false);
+        }
+        // Checks that the elements can be counted.
+        device_bytes(shape, dtype)?;
+        Tensor::on_host(vec![0; shape.iter().product()], shape, dtype)
     }
 
     /// Blocks until everything submitted so far is done.

@@ -243,7 +243,7 @@ pub(crate) struct Chunk {
 }
 
 /// Bytes on the way to the device before the queue is emptied: staging memory is not bounded by wgpu.
-const STAGING_BYTES: usize = 64 << 20;
+pub(crate) const STAGING_BYTES: usize = 64 << 20;
 
 impl Weight {
     /// Rows, the output dimension of a product with it.

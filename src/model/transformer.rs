@@ -7,7 +7,7 @@ use crate::model::config::{Activation, Config};
 use crate::model::weights::{Layer, Linear};
 use crate::ops::{self, Attention, Gelu};
 use crate::pass::Pass;
-use crate::tensor::{Tensor, Weight};
+use crate::tensor::{DType, Tensor, Weight};
 
 /// Keys and values of every layer, `[slots * context, hidden]` each, in buffers of their own.
 pub(crate) struct KvCache {
@@ -17,7 +17,9 @@ pub(crate) struct KvCache {
 impl KvCache {
     pub(crate) fn new(gpu: &GpuCompute, config: &Config, slots: usize) -> Result<KvCache> {
         let shape = [slots * config.n_positions, config.hidden_size];
-        let layer = |_| Ok((gpu.zeros(&shape)?, gpu.zeros(&shape)?));
+        // A position is read only after it was written.
+        let half = || gpu.empty(&shape, DType::F32);
+        let layer = |_| Ok((half()?, half()?));
         Ok(KvCache { layers: (0..config.n_layers).map(layer).collect::<Result<_>>()? })
     }
 }
