@@ -67,7 +67,7 @@ json doctor doctor
 json verify verify
 json generate-demo generate -n "$tokens"
 json generate-demo-greedy generate -n "$tokens" --temperature 0
-# GPT-2 small with random weights: as fast as the real one. Once for the writing, once for the reading of a long prompt.
+# GPT-2 small with random weights: the same work as with the real ones. Once for the writing, once for the reading of a long prompt.
 json generate-gpt2-small generate --random gpt2-small --tokens 1,2,3,4 -n "$tokens" --temperature 0 --ignore-eos
 seq -s , 1 512 >"$results/prompt-512.ids"
 json generate-gpt2-small-prompt generate --random gpt2-small --tokens-file "$results/prompt-512.ids" -n 1 --temperature 0
