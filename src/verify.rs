@@ -31,6 +31,8 @@ pub struct Case {
     pub name: String,
     /// The op in [`crate::ops`].
     pub op: &'static str,
+    /// The element type that sets it apart: that of the weight, or what is cast to what.
+    pub dtype: &'static str,
     /// What is particular about the shape.
     pub shape_class: &'static str,
     /// Too slow for more than one configuration of a software adapter.

@@ -1,0 +1,64 @@
+//! Attention over a key-value cache.
+
+use super::{count, ensure, ensure_f32, flops};
+use crate::cpu;
+use crate::error::{Error, Result};
+use crate::kernel::kernels as k;
+use crate::pass::Pass;
+use crate::reference::Attention;
+use crate::tensor::{DType, Tensor};
+
+/// Attention of `rows` (\[m,4\] words, see [`Row`]) over a key-value cache. `qkv` is \[m, (heads + 2 kv_heads) head_dim\];
+/// its keys and values are appended to `keys` and `values`, \[slots * context, kv_heads * head_dim\]; `out` is
+/// \[m, heads * head_dim\]. The caller vouches for slots and positions.
+///
+/// # Errors
+/// [`Error::Shape`] if the dimensions disagree; [`Error::TooLarge`] for heads beyond workgroup memory.
+pub fn attention(
+    pass: &mut Pass,
+    rows: &Tensor,
+    qkv: &Tensor,
+    (keys, values): (&mut Tensor, &mut Tensor),
+    shape: &Attention,
+    out: &mut Tensor,
+) -> Result<()> {
+    const OP: &str = "attention";
+    let &Attention { heads, kv_heads, head_dim, context, scale, causal } = shape;
+    let m = rows.rows();
+    ensure(OP, kv_heads > 0 && heads % kv_heads == 0 && head_dim > 0, || format!("{shape:?}"))?;
+    let fits = rows.columns() == 4
+        && rows.dtype() == DType::U32
+        && (qkv.rows(), qkv.columns()) == (m, (heads + 2 * kv_heads) * head_dim)
+        && (out.rows(), out.columns()) == (m, heads * head_dim)
+        && keys.shape() == values.shape()
+        && keys.columns() == kv_heads * head_dim
+        && (context == 0 || keys.rows() % context == 0);
+    let shapes = || {
+        let (rows, qkv, keys) = (rows.shape(), qkv.shape(), keys.shape());
+        format!("rows {rows:?}, qkv {qkv:?}, keys {keys:?}, out {:?}, {shape:?}", out.shape())
+    };
+    ensure(OP, fits, shapes)?;
+    ensure_f32(OP, &[qkv, keys, values, out])?;
+    if pass.is_cpu() {
+        return cpu::attention(rows, qkv, keys, values, shape, out);
+    }
+    let limit = (crate::reflect::MAX_WORKGROUP_BYTES / 8).into();
+    if head_dim as u64 > limit {
+        return Err(Error::TooLarge { what: "head_dim of attention".to_owned(), needed: head_dim as u64, limit });
+    }
+    // A guess: half the context is filled.
+    pass.cost(flops(m * heads, head_dim, context));
+    let params = k::attention::Params {
+        m: count(OP, m)?,
+        heads: count(OP, heads)?,
+        kv_heads: count(OP, kv_heads)?,
+        qkv_pitch: count(OP, qkv.pitch())?,
+        kv_pitch: count(OP, keys.pitch())?,
+        out_pitch: count(OP, out.pitch())?,
+        context: count(OP, context)?,
+        scale,
+    };
+    let modes = k::attention::Modes { d: count(OP, head_dim)?, causal: causal.into() };
+    let args = k::attention::Args { rows, qkv, keys, values, out };
+    pass.run(&args, params, (k::attention::Knobs::default(), modes), [m as u64, heads as u64, 1])
+}

@@ -1,0 +1,49 @@
+//! Rows of attention.
+
+use super::Table;
+use crate::verify::attention::{Attending, attention};
+use crate::verify::inputs::Fill;
+
+/// A class, heads, key heads, head dimension, causal, and the sequences.
+type AttentionRow = (&'static str, usize, usize, usize, bool, Vec<(usize, usize)>);
+
+pub(super) fn attentions(table: &mut Table) {
+    let mut rows: Vec<AttentionRow> = vec![
+        ("no rows", 2, 2, 8, true, vec![]),
+        ("one position", 1, 1, 1, true, vec![(0, 1)]),
+        ("one position", 3, 1, 5, false, vec![(0, 1)]),
+        ("GPT-2", 12, 12, 64, true, vec![(0, 20)]),
+        ("GPT-2", 12, 12, 64, true, vec![(113, 1)]),
+        ("ragged batch", 4, 2, 22, true, vec![(0, 3), (65, 1), (7, 9)]),
+        ("ragged batch", 2, 2, 10, false, vec![(5, 4), (0, 70), (64, 2), (1, 1)]),
+        ("ragged batch", 6, 3, 12, true, vec![(63, 1), (400, 1), (0, 1), (113, 1), (12, 1)]),
+        ("long prefix", 2, 1, 64, true, vec![(400, 1)]),
+        ("long prefix", 2, 1, 16, false, vec![(400, 7)]),
+    ];
+    for (i, head_dim) in [1, 10, 12, 22, 64, 80, 128, 300].into_iter().enumerate() {
+        let causal = i % 3 != 1;
+        rows.push(("head size", 2, 1, head_dim, causal, vec![(0, 66)]));
+        rows.push(("head size", 2, 2, head_dim, causal, vec![(66, 1)]));
+        rows.push(("head size", 1, 1, head_dim, !causal, vec![(3, 5), (0, 2)]));
+    }
+    for (i, prefix) in [0, 1, 63, 64, 65, 113].into_iter().enumerate() {
+        rows.push(("decode", 2, 2, 12, true, vec![(prefix, 1)]));
+        rows.push(("prefill after a prefix", 2, 1, 10, i % 2 == 0, vec![(prefix, 17)]));
+        rows.push(("prefill after a prefix", 1, 1, 22, i % 2 == 1, vec![(prefix, 64), (prefix, 1)]));
+    }
+    for group in 1..=8 {
+        rows.push(("grouped heads", 2 * group, 2, 12, true, vec![(9, 4)]));
+    }
+    for (i, (class, heads, kv_heads, head_dim, causal, sequences)) in rows.into_iter().enumerate() {
+        let fill = if i % 5 == 4 { Fill::Outliers } else { Fill::Uniform };
+        let kind = if causal { "causal" } else { "full" };
+        let written: Vec<String> = sequences.iter().map(|(prefix, rows)| format!("{prefix}+{rows}")).collect();
+        let detail = format!("h={heads},g={kv_heads},d={head_dim} {kind} {}", written.join(","));
+        let detail = format!("{detail} {}", format!("{fill:?}").to_lowercase());
+        let positions: usize = sequences.iter().map(|(prefix, rows)| (prefix + rows) * (prefix + rows)).sum();
+        let case = Attending { heads, kv_heads, head_dim, causal, sequences, fill };
+        table.row(("attention", class), &detail, positions * heads * head_dim, move |bench, inputs| {
+            attention(bench, &case, inputs)
+        });
+    }
+}

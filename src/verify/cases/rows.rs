@@ -1,0 +1,82 @@
+//! Rows of the ops that work on the rows of a batch.
+
+use super::Table;
+use crate::kernel::Format;
+use crate::verify::rows::{Gather, Hidden, advance, argmax, embed};
+
+pub(super) fn rows(table: &mut Table) {
+    embeds(table);
+    argmaxes(table);
+    advances(table);
+}
+
+fn embeds(table: &mut Table) {
+    let rows = [
+        ("no rows", 0, 5, 7, None),
+        ("no columns", 3, 5, 0, None),
+        ("one of one", 1, 1, 1, None),
+        ("one row", 1, 9, 33, None),
+        ("below a quad", 4, 9, 3, None),
+        ("rows", 17, 129, 65, None),
+        ("rows", 64, 33, 257, None),
+        ("chunks", 19, 31, 17, Some(4)),
+        ("chunks", 33, 129, 66, Some(64)),
+        ("GPT-2", 5, 1000, 768, None),
+        ("vocabulary", 9, 50257, 12, Some(20_000)),
+        ("folded grid", 65_601, 40, 9, None),
+    ];
+    for (class, m, vocab, columns, rows_per_chunk) in rows {
+        for format in Format::ALL {
+            let chunk = rows_per_chunk.map_or(String::new(), |rows| format!(" chunk={rows}"));
+            let detail = format!("m={m},vocab={vocab},k={columns} {}{chunk}", format.name());
+            let case = Gather { m, vocab, columns, format, rows_per_chunk };
+            table.typed(("embed", format.name(), class), &detail, m * columns, move |bench, inputs| {
+                embed(bench, &case, inputs)
+            });
+        }
+    }
+}
+
+fn argmaxes(table: &mut Table) {
+    let mut rows = vec![
+        ("no rows", (0, 5), Hidden::Nothing),
+        ("vocabulary", (2, 50257), Hidden::Nothing),
+        ("vocabulary", (1, 50257), Hidden::Ties),
+        ("many rows", (200, 65), Hidden::Nothing),
+        ("folded grid", (65_601, 3), Hidden::Ties),
+    ];
+    for (i, n) in [1, 2, 3, 5, 63, 64, 65, 129, 257].into_iter().enumerate() {
+        rows.push(("length", (i % 3 + 1, n), Hidden::Nothing));
+        rows.push(("ties", (3, n), Hidden::Ties));
+        rows.push(("signed zeros", (2, n), Hidden::Zeros));
+    }
+    for n in [3, 70, 1000] {
+        rows.push(("negative", (2, n), Hidden::Negative));
+        rows.push(("infinities", (3, n), Hidden::Infinite));
+        rows.push(("NaN", (3, n), Hidden::NaN));
+    }
+    for (class, (m, n), hidden) in rows {
+        let detail = format!("m={m},n={n} {}", format!("{hidden:?}").to_lowercase());
+        table.row(("argmax", class), &detail, m * n, move |bench, inputs| argmax(bench, (m, n), hidden, inputs));
+    }
+}
+
+fn advances(table: &mut Table) {
+    let rows = [
+        ("no rows", 0, 0),
+        ("one row", 1, 0),
+        ("few rows", 3, 7),
+        ("rows", 33, 0),
+        ("below a workgroup", 63, 5),
+        ("a workgroup", 64, 0),
+        ("past a workgroup", 65, 0),
+        ("workgroups", 257, 1),
+        ("far positions", 9, 131_072),
+        ("many rows", 5000, 0),
+        ("folded grid", 65_535 * 64 + 70, 0),
+    ];
+    for (class, m, position) in rows {
+        let detail = format!("m={m} position={position}");
+        table.row(("advance", class), &detail, 4 * m, move |bench, inputs| advance(bench, m, position, inputs));
+    }
+}
