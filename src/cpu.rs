@@ -4,19 +4,23 @@
 
 mod attention;
 mod elementwise;
+mod layout;
 mod norms;
 mod products;
 mod rows;
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use half::slice::HalfFloatSliceExt;
+
 use crate::error::{Error, Result};
-use crate::tensor::{Storage, Tensor};
+use crate::tensor::{DType, Storage, Tensor};
 pub(crate) use attention::attention;
 pub(crate) use elementwise::{add, gelu, relu};
-pub(crate) use norms::{layer_norm, softmax};
+pub(crate) use layout::{repitch, transpose};
+pub(crate) use norms::{add_layer_norm, layer_norm, log_softmax, rms_norm, softmax};
 pub(crate) use products::{linear, matmul, matmul_transpose_b};
-pub(crate) use rows::{advance, argmax, embed};
+pub(crate) use rows::{advance, argmax, embed, gather, rope};
 
 /// Ops that are computed by their own twin, so that comparing the two says nothing. `tests/house.rs` keeps the list true.
 pub(crate) const SHARES_TWIN: &[&str] = &[
@@ -126,6 +130,23 @@ fn floats(words: &[u32]) -> &[f32] {
 /// Words as floats, to be written.
 fn floats_mut(words: &mut [u32]) -> &mut [f32] {
     bytemuck::cast_slice_mut(words)
+}
+
+/// Row `row` of a weight of `columns` columns as it lies on the host, dense, as f32; zeros where there is no such row.
+fn weight_row(words: &[u32], dtype: DType, columns: usize, row: usize, out: &mut [f32]) {
+    let range = || Some(row.checked_mul(columns)?..row.checked_add(1)?.checked_mul(columns)?);
+    let held = match dtype {
+        DType::F16 => {
+            let halves = range().and_then(|range| bytemuck::cast_slice::<u32, half::f16>(words).get(range));
+            halves.map(|halves| halves.convert_to_f32_slice(out))
+        }
+        DType::F32 | DType::U32 => {
+            range().and_then(|range| floats(words).get(range)).map(|row| out.copy_from_slice(row))
+        }
+    };
+    if held.is_none() {
+        out.fill(0.0);
+    }
 }
 
 /// Replaces a host tensor's elements. Called when no guard is held, so that in-place ops do not lock themselves out.

@@ -10,6 +10,8 @@ mod bounds;
 mod cases;
 mod elementwise;
 mod inputs;
+mod layout;
+mod norms;
 mod products;
 mod rows;
 mod runner;

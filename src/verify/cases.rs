@@ -3,6 +3,7 @@
 
 mod attention;
 mod elementwise;
+mod layout;
 mod norms;
 mod products;
 mod rows;
@@ -52,5 +53,6 @@ pub fn cases() -> Vec<Case> {
     norms::norms(&mut table);
     elementwise::elementwise(&mut table);
     rows::rows(&mut table);
+    layout::layout(&mut table);
     table.0
 }
