@@ -7,6 +7,7 @@ mod attention;
 mod elementwise;
 mod norms;
 mod products;
+mod reduce;
 mod rows;
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -14,9 +15,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::error::{Error, Result};
 use crate::tensor::{Storage, Tensor};
 pub(crate) use attention::attention;
-pub(crate) use elementwise::{add, gelu, relu};
+pub(crate) use elementwise::{add, gelu, mul, relu, scale, sigmoid, silu, swiglu, tanh};
 pub(crate) use norms::{layer_norm, softmax};
 pub(crate) use products::{linear, matmul, matmul_transpose_b};
+pub(crate) use reduce::{dot, reduce};
 pub(crate) use rows::{advance, argmax, embed};
 
 /// Elements below which another thread is not worth its start.

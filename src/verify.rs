@@ -11,6 +11,7 @@ mod cases;
 mod elementwise;
 mod inputs;
 mod products;
+mod reduce;
 mod rows;
 mod runner;
 

@@ -5,6 +5,7 @@ mod attention;
 mod elementwise;
 mod norms;
 mod products;
+mod reduce;
 mod rows;
 
 use super::Case;
@@ -51,6 +52,7 @@ pub fn cases() -> Vec<Case> {
     attention::attentions(&mut table);
     norms::norms(&mut table);
     elementwise::elementwise(&mut table);
+    reduce::reduces(&mut table);
     rows::rows(&mut table);
     table.0
 }
