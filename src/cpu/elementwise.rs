@@ -99,7 +99,7 @@ pub(super) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 in 10 bits, whose products with n are exact, and what is missing.
     const LN2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
-    let x = x.max(-87.9).min(88.0);
+    let x = x.clamp(-87.9, 88.0);
     let rounded = x * std::f32::consts::LOG2_E + ROUND;
     let n = rounded - ROUND;
     let r = (x - n * LN2.0) - n * LN2.1;
@@ -125,7 +125,7 @@ fn tanh_one(v: f32) -> f32 {
     let far = (1.0 - e) / (1.0 + e);
     let c = a.min(0.625);
     let z = c * c;
-    let fit = -0.333_333_28 + z * (0.133_327_69 + z * (-0.053_850_91 + z * (0.020_997_18 + z * -0.006_096_714)));
+    let fit = -0.333_333_28 + z * (0.133_327_7 + z * (-0.053_850_91 + z * (0.020_997_18 + z * -0.006_096_714)));
     let near = c + c * (z * fit);
     (if a < 0.625 { near } else { far }).copysign(v)
 }
@@ -133,8 +133,8 @@ fn tanh_one(v: f32) -> f32 {
 /// The formula of gelu.wgsl, tanh form.
 #[inline(always)]
 fn gelu_tanh(v: f32) -> f32 {
-    let c = v.max(-13.0).min(13.0);
-    let minus_2u = -1.595_769_1 * (c + 0.044715 * c * c * c);
+    let c = v.clamp(-13.0, 13.0);
+    let minus_2u = -1.595_769 * (c + 0.044715 * c * c * c);
     // Beyond 88, where `exp` ends, the result is below the normal range.
     let y = v / (1.0 + exp(minus_2u.min(88.0)));
     if minus_2u > 88.0 { 0.0 } else { y }
@@ -146,8 +146,8 @@ fn gelu_exact(v: f32) -> f32 {
     let z = (v.abs() * std::f32::consts::FRAC_1_SQRT_2).min(9.3);
     let t = 1.0 / (1.0 + 0.5 * z);
     let low = -0.186_288_06
-        + t * (0.278_868_07 + t * (-1.135_203_98 + t * (1.488_515_87 + t * (-0.822_152_23 + t * 0.170_872_77))));
-    let fit = -1.265_512_23 + t * (1.000_023_68 + t * (0.374_091_96 + t * (0.096_784_18 + t * low)));
+        + t * (0.278_868_07 + t * (-1.135_204 + t * (1.488_515_9 + t * (-0.822_152_23 + t * 0.170_872_77))));
+    let fit = -1.265_512_2 + t * (1.000_023_7 + t * (0.374_091_96 + t * (0.096_784_18 + t * low)));
     let tail = 0.5 * t * exp(fit - z * z);
     let y = v * if v < 0.0 { tail } else { 1.0 - tail };
     if v < -13.0 { 0.0 } else { y }

@@ -13,7 +13,9 @@ pub(super) fn reduces(table: &mut Table) {
 
 fn reductions(table: &mut Table) {
     use Fill::{Integers, Outliers, Uniform};
-    let rows: Vec<(&'static str, Vec<usize>, Vec<usize>, Fill, f32)> = vec![
+    /// Class, shapes of x and out, numbers and what is added to them.
+    type Row = (&'static str, Vec<usize>, Vec<usize>, Fill, f32);
+    let rows: Vec<Row> = vec![
         ("one element", vec![1], vec![1], Uniform, 0.0),
         ("one element", vec![], vec![1, 1], Uniform, 0.0),
         ("one row", vec![257], vec![1], Uniform, 0.0),
