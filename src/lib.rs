@@ -36,6 +36,8 @@ mod result;
 #[cfg(feature = "gpu")]
 mod seam;
 #[cfg(feature = "gpu")]
+mod slices;
+#[cfg(feature = "gpu")]
 mod tensor;
 #[cfg(feature = "gpu")]
 pub mod verify;

@@ -10,17 +10,20 @@ mod elementwise;
 mod layout;
 mod norms;
 mod products;
+mod reduce;
 mod rows;
 
 use crate::error::{Error, Result};
 use crate::pass::Pass;
-pub use crate::reference::{Attention, Gelu, Pairing, Rope, Row};
+pub use crate::reference::{Attention, Gelu, Pairing, Reduction, Rope, Row};
 use crate::tensor::{DType, Tensor};
 pub use attention::attention;
-pub use elementwise::{add, gelu, relu};
+pub use elementwise::{add, gelu, mul, relu, scale, sigmoid, silu, swiglu, tanh};
 pub use layout::{repitch, transpose};
 pub use norms::{add_layer_norm, layer_norm, log_softmax, rms_norm, softmax};
 pub use products::{MATVEC_ROWS, linear, matmul, matmul_transpose_b, matvec};
+pub(crate) use reduce::PART;
+pub use reduce::{dot, reduce};
 pub use rows::{advance, argmax, embed, gather, rope, rope_table};
 
 fn ensure(op: &'static str, holds: bool, message: impl FnOnce() -> String) -> Result<()> {
@@ -29,6 +32,15 @@ fn ensure(op: &'static str, holds: bool, message: impl FnOnce() -> String) -> Re
 
 fn ensure_f32(op: &'static str, tensors: &[&Tensor]) -> Result<()> {
     tensors.iter().try_for_each(|t| ensure(op, t.dtype() == DType::F32, || format!("{t:?}; f32 is needed")))
+}
+
+/// An input that is the output is refused here where no single dispatch sees both.
+fn apart(op: &'static str, inputs: &[(&'static str, &Tensor)], (second, out): (&'static str, &Tensor)) -> Result<()> {
+    let buffer = |t: &Tensor| t.lease().map(|lease| lease.buffer.clone());
+    match inputs.iter().find(|(_, input)| buffer(input).is_some() && buffer(input) == buffer(out)) {
+        Some(&(first, _)) => Err(Error::Alias { op, first, second }),
+        None => Ok(()),
+    }
 }
 
 /// `value` as the u32 that kernels count in.

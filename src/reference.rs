@@ -64,6 +64,17 @@ pub enum Pairing {
     Halves,
 }
 
+/// What becomes of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reduction {
+    /// The sum.
+    Sum,
+    /// The largest element.
+    Max,
+    /// The sum over the count.
+    Mean,
+}
+
 /// C\[m,n\] = A\[m,k\] B\[k,n\].
 pub fn matmul(a: &[f32], b: &[f32], (m, k, n): (usize, usize, usize)) -> Vec<f64> {
     let mut c = vec![0.0; m * n];
@@ -216,6 +227,59 @@ pub fn relu(x: &[f32]) -> Vec<f64> {
 /// x + y.
 pub fn add(x: &[f32], y: &[f32]) -> Vec<f64> {
     x.iter().zip(y).map(|(&x, &y)| f64::from(x) + f64::from(y)).collect()
+}
+
+/// 1 / (1 + exp(-x)) of every element.
+pub fn sigmoid(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&v| 1.0 / (1.0 + (-f64::from(v)).exp())).collect()
+}
+
+/// x / (1 + exp(-x)) of every element.
+pub fn silu(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&v| f64::from(v) / (1.0 + (-f64::from(v)).exp())).collect()
+}
+
+/// tanh of every element.
+pub fn tanh(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&v| f64::from(v).tanh()).collect()
+}
+
+/// factor * x.
+pub fn scale(x: &[f32], factor: f32) -> Vec<f64> {
+    x.iter().map(|&v| f64::from(factor) * f64::from(v)).collect()
+}
+
+/// x * y, element by element.
+pub fn mul(x: &[f32], y: &[f32]) -> Vec<f64> {
+    x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).collect()
+}
+
+/// silu(gate) * up for every row of x\[m,2n\] = gate | up.
+pub fn swiglu(x: &[f32], n: usize) -> Vec<f64> {
+    let mut out = Vec::with_capacity(x.len() / 2);
+    for row in x.chunks(2 * n.max(1)) {
+        out.extend(silu(&row[..n]).iter().zip(&row[n..]).map(|(gate, &up)| gate * f64::from(up)));
+    }
+    out
+}
+
+/// Every row of x\[m,n\] to one number.
+pub fn reduce(x: &[f32], (m, n): (usize, usize), how: Reduction) -> Vec<f64> {
+    let mut out = Vec::with_capacity(m);
+    for r in 0..m {
+        let row = x[r * n..][..n].iter().map(|&v| f64::from(v));
+        out.push(match how {
+            Reduction::Sum => row.sum(),
+            Reduction::Max => row.fold(f64::NEG_INFINITY, f64::max),
+            Reduction::Mean => row.sum::<f64>() / n as f64,
+        });
+    }
+    out
+}
+
+/// The sum of x y.
+pub fn dot(x: &[f32], y: &[f32]) -> f64 {
+    x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
 }
 
 /// weight\[token\] + positions\[position\] for every row; both are `[_, k]`.

@@ -13,6 +13,7 @@ mod inputs;
 mod layout;
 mod norms;
 mod products;
+mod reduce;
 mod rows;
 mod runner;
 

@@ -6,6 +6,7 @@ mod elementwise;
 mod layout;
 mod norms;
 mod products;
+mod reduce;
 mod rows;
 
 use super::Case;
@@ -52,6 +53,7 @@ pub fn cases() -> Vec<Case> {
     attention::attentions(&mut table);
     norms::norms(&mut table);
     elementwise::elementwise(&mut table);
+    reduce::reduces(&mut table);
     rows::rows(&mut table);
     layout::layout(&mut table);
     table.0

@@ -1,4 +1,4 @@
-//! Cases of the ops that look at one element at a time: gelu, relu, add and repitch.
+//! Cases of the ops that look at one element at a time, and of repitch.
 
 use super::inputs::Inputs;
 use super::runner::{Bench, Stop, compare};
@@ -81,6 +81,59 @@ pub(crate) fn relu(bench: &mut Bench<'_>, case: &Elements, mut inputs: Inputs) -
     // Subnormals may be flushed; all else is exact.
     let bound = |i: usize| if x[i].is_normal() { 0.0 } else { bounds::TINY };
     compare(&got, &reference::relu(&x), case.columns(), bound)
+}
+
+pub(crate) fn sigmoid(bench: &mut Bench<'_>, case: &Elements, mut inputs: Inputs) -> Result<f64, Stop> {
+    let x = draw(case.values, case.count(), &mut inputs);
+    let got = in_place(bench, case, &x, ops::sigmoid)?;
+    let truth = reference::sigmoid(&x);
+    compare(&got, &truth, case.columns(), |i| bounds::sigmoid(x[i].into(), truth[i]))
+}
+
+pub(crate) fn silu(bench: &mut Bench<'_>, case: &Elements, mut inputs: Inputs) -> Result<f64, Stop> {
+    let x = draw(case.values, case.count(), &mut inputs);
+    let got = in_place(bench, case, &x, ops::silu)?;
+    let truth = reference::silu(&x);
+    compare(&got, &truth, case.columns(), |i| bounds::silu(x[i].into(), truth[i]))
+}
+
+pub(crate) fn tanh(bench: &mut Bench<'_>, case: &Elements, mut inputs: Inputs) -> Result<f64, Stop> {
+    let x = draw(case.values, case.count(), &mut inputs);
+    let got = in_place(bench, case, &x, ops::tanh)?;
+    let truth = reference::tanh(&x);
+    compare(&got, &truth, case.columns(), |i| bounds::tanh(truth[i]))
+}
+
+pub(crate) fn scale(bench: &mut Bench<'_>, case: &Elements, factor: f32, mut inputs: Inputs) -> Result<f64, Stop> {
+    let x = draw(case.values, case.count(), &mut inputs);
+    let got = in_place(bench, case, &x, |pass, x| ops::scale(pass, x, factor))?;
+    let truth = reference::scale(&x, factor);
+    compare(&got, &truth, case.columns(), |i| bounds::sum(truth[i]))
+}
+
+pub(crate) fn mul(bench: &mut Bench<'_>, case: &Elements, mut inputs: Inputs) -> Result<f64, Stop> {
+    let x = draw(case.values, case.count(), &mut inputs);
+    let y = inputs.uniform(case.count());
+    let y_tensor = bench.input(&y, &case.shape)?;
+    let got = in_place(bench, case, &x, |pass, x| ops::mul(pass, x, &y_tensor))?;
+    let truth = reference::mul(&x, &y);
+    compare(&got, &truth, case.columns(), |i| bounds::sum(truth[i]))
+}
+
+/// The numbers of a case are gates; what they let through is U\[-1, 1\].
+pub(crate) fn swiglu(bench: &mut Bench<'_>, case: &Elements, mut inputs: Inputs) -> Result<f64, Stop> {
+    let n = case.columns();
+    let gates = draw(case.values, case.count(), &mut inputs);
+    let ups = inputs.uniform(case.count());
+    let x = gates.chunks(n.max(1)).zip(ups.chunks(n.max(1))).flat_map(|(gate, up)| [gate, up].concat());
+    let x: Vec<f32> = x.collect();
+    let mut x_shape = case.shape.clone();
+    x_shape.iter_mut().rev().take(1).for_each(|columns| *columns *= 2);
+    let x_tensor = bench.input(&x, &x_shape)?;
+    let mut out = bench.output(&case.shape, DType::F32)?;
+    bench.run(|pass| ops::swiglu(pass, &x_tensor, &mut out.tensor))?;
+    let truth = reference::swiglu(&x, n);
+    compare(&bench.read_f32(&out)?, &truth, n, |i| bounds::swiglu(gates[i].into(), ups[i].into(), truth[i]))
 }
 
 pub(crate) fn add(bench: &mut Bench<'_>, case: &Elements, mut inputs: Inputs) -> Result<f64, Stop> {

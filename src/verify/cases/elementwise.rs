@@ -2,7 +2,11 @@
 
 use super::Table;
 use crate::reference::Gelu;
-use crate::verify::elementwise::{Elements, Values, add, gelu, relu, repitch};
+use crate::verify::elementwise::{Elements, Values, add, gelu, mul, relu, repitch, scale, sigmoid, silu, swiglu, tanh};
+use crate::verify::inputs::Inputs;
+use crate::verify::runner::{Bench, Stop};
+
+type Runner = fn(&mut Bench<'_>, &Elements, Inputs) -> Result<f64, Stop>;
 
 pub(super) fn elementwise(table: &mut Table) {
     let rows: Vec<(&'static str, Vec<usize>, Values)> = vec![
@@ -21,18 +25,37 @@ pub(super) fn elementwise(table: &mut Table) {
         ("extremes", vec![3, 22], Values::Extremes),
         ("extremes", vec![67, 23], Values::Extremes),
         ("GPT-2", vec![16, 3072], Values::Scaled(5)),
-        ("folded grid", vec![16_777_000 / 4 + 77, 3], Values::Constant),
+        ("folded grid", vec![16_777_000 / 4 + 77, 1], Values::Constant),
     ];
     for (class, shape, values) in rows {
         let detail = format!("{shape:?} {}", format!("{values:?}").to_lowercase());
-        let (work, case) = (shape.iter().product(), Elements { shape, values });
+        // With the padding that these ops look at too.
+        let work = shape.iter().product::<usize>() * if shape.last() == Some(&1) { 4 } else { 1 };
+        let case = Elements { shape, values };
         for form in [Gelu::Tanh, Gelu::Exact] {
             let (case, detail) = (case.clone(), format!("{detail} {}", format!("{form:?}").to_lowercase()));
             table.row(("gelu", class), &detail, work, move |bench, inputs| gelu(bench, &case, form, inputs));
         }
-        let (of_relu, of_repitch) = (case.clone(), case.clone());
-        table.row(("relu", class), &detail, work, move |bench, inputs| relu(bench, &of_relu, inputs));
-        table.row(("repitch", class), &detail, work, move |bench, inputs| repitch(bench, &of_repitch, inputs));
-        table.row(("add", class), &detail, work, move |bench, inputs| add(bench, &case, inputs));
+        let runners: [(&'static str, Runner); 8] = [
+            ("relu", relu),
+            ("sigmoid", sigmoid),
+            ("silu", silu),
+            ("tanh", tanh),
+            ("add", add),
+            ("mul", mul),
+            ("swiglu", swiglu),
+            ("repitch", repitch),
+        ];
+        for (op, run) in runners {
+            let case = case.clone();
+            table.row((op, class), &detail, work, move |bench, inputs| run(bench, &case, inputs));
+        }
+        let detail = format!("{detail} by=-0.37");
+        table.row(("scale", class), &detail, work, move |bench, inputs| scale(bench, &case, -0.37, inputs));
+    }
+    for by in [0.0, 1.0, -1.0, 1e-30, 1e30] {
+        let case = Elements { shape: vec![5, 67], values: Values::Scaled(3) };
+        let detail = format!("[5, 67] scaled(3) by={by:e}");
+        table.row(("scale", "factors"), &detail, 335, move |bench, inputs| scale(bench, &case, by, inputs));
     }
 }
