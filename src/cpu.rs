@@ -1,26 +1,31 @@
 //! The CPU backend: ops on tensors in host memory, at once.
 //!
-//! What still runs on the twins of [`crate::reference`] is right, and slow.
-//! backend says so.
+//! A host tensor is words of 4 bytes, its elements dense: halves lie two to a word, and stay halves. Threads are rayon's,
+//! vectors those that `pulp` finds the processor to have, products of many rows those of the `gemm` crate.
 
 mod attention;
 mod elementwise;
+mod gemm;
 mod norms;
 mod products;
 mod rows;
+mod vectors;
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::error::{Error, Result};
-use crate::tensor::{Storage, Tensor};
+use crate::tensor::{DType, Storage, Tensor};
 pub(crate) use attention::attention;
 pub(crate) use elementwise::{add, gelu, relu};
+use half::slice::HalfFloatSliceExt;
 pub(crate) use norms::{layer_norm, softmax};
 pub(crate) use products::{linear, matmul, matmul_transpose_b};
 pub(crate) use rows::{advance, argmax, embed};
 
 /// Elements below which another thread is not worth its start.
 const MIN_LEN: usize = 16 << 10;
+/// The same in multiplications of a product.
+const MIN_WORK: usize = 128 << 10;
 
 type Words = Arc<RwLock<Vec<u32>>>;
 
@@ -45,7 +50,7 @@ impl Elements<'_> {
 
 fn read<'a>(tensor: &'a Tensor, op: &'static str) -> Result<Elements<'a>> {
     let guard = words(tensor, op)?.read().unwrap_or_else(PoisonError::into_inner);
-    Ok(Elements { guard, count: tensor.rows() * tensor.columns() })
+    Ok(Elements { guard, count: tensor.words() })
 }
 
 /// The tensors of one op, locked together.
@@ -98,10 +103,10 @@ fn lock<'a, const N: usize>(
     }
     let inputs = inputs.map(|(_, input)| {
         let at = words(input, op).ok().and_then(|words| read_of.iter().position(|known| *known == Arc::as_ptr(words)));
-        (at.unwrap_or(usize::MAX), input.rows() * input.columns())
+        (at.unwrap_or(usize::MAX), input.words())
     });
     let write = write.ok_or(Error::ForeignBuffer { op })?;
-    Ok(Locked { reads, inputs, write, count: out.rows() * out.columns() })
+    Ok(Locked { reads, inputs, write, count: out.words() })
 }
 
 /// Words as floats.
@@ -112,6 +117,21 @@ fn floats(words: &[u32]) -> &[f32] {
 /// Words as floats, to be written.
 fn floats_mut(words: &mut [u32]) -> &mut [f32] {
     bytemuck::cast_slice_mut(words)
+}
+
+/// A row of a matrix of f32 or f16 as f32; zeros if there is no such row.
+fn weight_row(words: &[u32], dtype: DType, columns: usize, row: usize, out: &mut [f32]) {
+    let range = || Some(row.checked_mul(columns)?..row.checked_add(1)?.checked_mul(columns)?);
+    let held = match dtype {
+        DType::F16 => {
+            let halves = range().and_then(|range| bytemuck::cast_slice::<u32, half::f16>(words).get(range));
+            halves.map(|halves| halves.convert_to_f32_slice(out))
+        }
+        _ => range().and_then(|range| floats(words).get(range)).map(|row| out.copy_from_slice(row)),
+    };
+    if held.is_none() {
+        out.fill(0.0);
+    }
 }
 
 /// Replaces a host tensor's elements. Called when no guard is held, so that in-place ops do not lock themselves out.
@@ -127,19 +147,19 @@ fn write_f64(tensor: &Tensor, op: &'static str, values: Vec<f64>) -> Result<()> 
     write(tensor, op, values.into_iter().map(|v| (v as f32).to_bits()))
 }
 
-pub(crate) fn copy(source: &Words, target: &Words) -> Result<()> {
-    if Arc::ptr_eq(source, target) {
-        return Err(Error::Alias { op: "copy", first: "source", second: "target" });
-    }
-    let source = source.read().unwrap_or_else(PoisonError::into_inner);
-    let mut target = target.write().unwrap_or_else(PoisonError::into_inner);
-    for (to, value) in target.iter_mut().zip(source.iter()) {
-        *to = *value;
+/// Copies the elements of `source` to the beginning of `target`, which is at least as long.
+pub(crate) fn copy(source: &Tensor, target: &Tensor) -> Result<()> {
+    let count = source.rows() * source.columns() * source.dtype().bytes();
+    let mut locked = lock("copy", [("source", source)], ("target", target))?;
+    let ([source], target) = locked.parts();
+    let (source, target): (&[u8], &mut [u8]) = (bytemuck::cast_slice(source), bytemuck::cast_slice_mut(target));
+    if let (Some(source), Some(target)) = (source.get(..count), target.get_mut(..count)) {
+        target.copy_from_slice(source);
     }
     Ok(())
 }
 
 pub(crate) fn bytes(words: &Words, tensor: &Tensor) -> Vec<u8> {
     let guard = words.read().unwrap_or_else(PoisonError::into_inner);
-    bytemuck::cast_slice(guard.get(..tensor.rows() * tensor.columns()).unwrap_or_default()).to_vec()
+    bytemuck::cast_slice(guard.get(..tensor.words()).unwrap_or_default()).to_vec()
 }

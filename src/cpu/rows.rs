@@ -1,18 +1,28 @@
 //! The rows of a batch, on the host.
 
-use super::{read, write, write_f64};
+use rayon::prelude::*;
+
+use super::{MIN_LEN, floats, floats_mut, lock, read, weight_row, write};
 use crate::error::Result;
 use crate::reference::{self, Row};
 use crate::tensor::{Tensor, Weight};
 
 pub(crate) fn embed(rows: &Tensor, w: &Weight, positions: &Tensor, out: &Tensor) -> Result<()> {
-    let op = "embed";
-    let Some(chunk) = w.chunks.first() else { return Ok(()) };
-    let result = {
-        let (rows, w, positions) = (read(rows, op)?, read(&chunk.tensor, op)?, read(positions, op)?);
-        reference::embed(rows.as_slice(), w.as_slice(), positions.as_slice(), out.columns())
-    };
-    write_f64(out, op, result)
+    let Some(w) = w.chunks.first().map(|chunk| &chunk.tensor) else { return Ok(()) };
+    let (dtype, n) = (w.dtype(), out.columns());
+    let mut locked = lock("embed", [("rows", rows), ("w", w), ("positions", positions)], ("out", out))?;
+    let ([rows, w, positions], out) = locked.parts();
+    if n == 0 {
+        return Ok(());
+    }
+    let (rows, positions) = (bytemuck::cast_slice::<u32, Row>(rows), floats(positions));
+    let batch = floats_mut(out).par_chunks_exact_mut(n).zip(rows).with_min_len((MIN_LEN / n).max(1));
+    batch.for_each(|(out, row)| {
+        weight_row(w, dtype, n, row.token as usize, out);
+        let position = positions.chunks_exact(n).nth(row.position as usize).unwrap_or_default();
+        out.iter_mut().zip(position).for_each(|(out, p)| *out += p);
+    });
+    Ok(())
 }
 
 pub(crate) fn argmax(x: &Tensor, out: &Tensor) -> Result<()> {

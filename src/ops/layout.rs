@@ -4,16 +4,16 @@ use super::{count, ensure};
 use crate::error::Result;
 use crate::kernel::kernels as k;
 use crate::pass::{Pass, grid};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 /// out\[m,n\] = x\[m,n\], where the rows of the two may start at other distances; 32-bit elements of any kind.
 ///
 /// # Errors
-/// [`Error::Shape`] if the shapes disagree, or for f16.
+/// [`Error::Shape`] if the shapes disagree, or for elements of 16 bits.
 pub fn repitch(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
     const OP: &str = "repitch";
-    let fits = x.shape() == out.shape() && x.dtype() == out.dtype() && x.dtype() != DType::F16;
-    ensure(OP, fits, || format!("{x:?} to {out:?}; f16 rows must start at multiples of 16 bytes"))?;
+    let fits = x.shape() == out.shape() && x.dtype() == out.dtype() && x.dtype().bytes() == 4;
+    ensure(OP, fits, || format!("{x:?} to {out:?}; rows of halves must start at multiples of 16 bytes"))?;
     if pass.is_cpu() {
         return pass.copy(x, out);
     }
