@@ -5,16 +5,16 @@ use crate::cpu;
 use crate::error::{Error, Result};
 use crate::kernel::kernels as k;
 use crate::pass::{Pass, grid};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 /// out\[m,n\] = x\[m,n\], where the rows of the two may start at other distances; 32-bit elements of any kind.
 ///
 /// # Errors
-/// [`Error::Shape`] if the shapes disagree, or for f16.
+/// [`Error::Shape`] if the shapes disagree, or for elements of 16 bits.
 pub fn repitch(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
     const OP: &str = "repitch";
-    let fits = x.shape() == out.shape() && x.dtype() == out.dtype() && x.dtype() != DType::F16;
-    ensure(OP, fits, || format!("{x:?} to {out:?}; f16 rows must start at multiples of 16 bytes"))?;
+    let fits = x.shape() == out.shape() && x.dtype() == out.dtype() && x.dtype().bytes() == 4;
+    ensure(OP, fits, || format!("{x:?} to {out:?}; rows of halves must start at multiples of 16 bytes"))?;
     if pass.is_cpu() {
         return cpu::repitch(x, out);
     }
@@ -41,7 +41,7 @@ pub fn transpose(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
         (&[b, m, n], &[out_b, out_n, out_m]) if (out_b, out_n, out_m) == (b, n, m) => Some((b, m, n)),
         _ => None,
     };
-    let of_words = x.dtype() == out.dtype() && x.dtype() != DType::F16;
+    let of_words = x.dtype() == out.dtype() && x.dtype().bytes() == 4;
     let (batches, m, n) = match dims.filter(|_| of_words) {
         Some(dims) => dims,
         None => return Err(Error::Shape { op: OP, message: format!("{x:?} to {out:?}") }),
