@@ -10,6 +10,7 @@ mod bounds;
 mod cases;
 mod elementwise;
 mod inputs;
+pub mod mutants;
 mod products;
 mod rows;
 mod runner;
