@@ -11,6 +11,7 @@ mod cases;
 mod elementwise;
 mod inputs;
 mod layout;
+pub mod mutants;
 mod norms;
 mod products;
 mod reduce;
