@@ -25,7 +25,8 @@ pub(crate) fn transpose(x: &Tensor, (m, n): (usize, usize), out: &Tensor) -> Res
     let batches = out.par_chunks_exact_mut(n * m).zip(x.par_chunks_exact(m * n));
     batches.with_min_len((MIN_LEN / (m * n)).max(1)).for_each(|(out, x)| {
         // A band is TILE rows of out, columns j of x.
-        out.par_chunks_mut(TILE * m).enumerate().for_each(|(band, out)| {
+        let bands = out.par_chunks_mut(TILE * m).enumerate().with_min_len((MIN_LEN / (TILE * m)).max(1));
+        bands.for_each(|(band, out)| {
             for first in (0..m).step_by(TILE) {
                 for (j, row) in out.chunks_exact_mut(m).enumerate() {
                     let column = x.iter().skip(first * n + band * TILE + j).step_by(n);
