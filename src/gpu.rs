@@ -248,8 +248,13 @@ impl GpuCompute {
             return self.device_tensor(shape, dtype, false);
         }
         // Checks that the elements can be counted.
-        device_bytes(shape, dtype)?;
-        Tensor::on_host(vec![0; shape.iter().product()], shape, dtype)
+        let bytes = device_bytes(shape, dtype)?;
+        let count = shape.iter().product();
+        // Asked for first, because `vec!` ends the process where there is not as much.
+        Vec::<u32>::new()
+            .try_reserve_exact(count)
+            .map_err(|_| Error::OutOfMemory { bytes, context: "a tensor in host memory".to_owned() })?;
+        Tensor::on_host(vec![0; count], shape, dtype)
     }
 
     /// Blocks until everything submitted so far is done.

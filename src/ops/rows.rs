@@ -76,7 +76,8 @@ pub fn advance(pass: &mut Pass, picked: &Tensor, rows: &mut Tensor) -> Result<()
     const OP: &str = "advance";
     let m = rows.rows();
     let fits = picked.rows() == m && picked.columns() == 2 && rows.columns() == 4;
-    ensure(OP, fits, || format!("{:?} to {:?}", picked.shape(), rows.shape()))?;
+    let fits = fits && picked.dtype() == DType::U32 && rows.dtype() == DType::U32;
+    ensure(OP, fits, || format!("{picked:?} to {rows:?}"))?;
     if pass.is_cpu() {
         return cpu::advance(picked, rows);
     }
