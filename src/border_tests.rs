@@ -252,6 +252,35 @@ fn another_type_is_refused() {
     }
 }
 
+/// Any shapes, types and aliases at once: a result or an error of the caller's, never a panic.
+#[test]
+fn whatever_does_not_fit_is_the_callers_error() {
+    let gpu = GpuCompute::new(ComputeBackend::Cpu).unwrap();
+    // The callers of attention vouch for slots, and nothing here does.
+    let calls: Vec<Call> = calls().into_iter().filter(|call| call.op != "attention").collect();
+    let change =
+        (any::<prop::sample::Index>(), prop::collection::vec(0..5usize, 0..5), prop::sample::select(vec![F32, U32]));
+    let changes = prop::collection::vec((change, 0..4u8), 1..4);
+    check(CASES, (0..calls.len(), changes), |(at, changes)| {
+        let call = &calls[at];
+        let mut tensors = tensors(&gpu, call);
+        for ((index, shape, dtype), what) in changes {
+            let i = index.index(tensors.len());
+            let own = call.tensors[i].clone();
+            tensors[i] = match what {
+                0 => gpu.zeros(&shape).unwrap(),
+                1 => gpu.zeros_of(&own.0, dtype).unwrap(),
+                2 => gpu.zeros_of(&shape, own.1).unwrap(),
+                _ => tensors[(i + 1) % tensors.len()].clone(),
+            };
+        }
+        if let Err(error) = run(&gpu, call, &tensors) {
+            prop_assert!(matches!(error, Error::Shape { .. } | Error::Alias { .. }), "{}: {}", call.op, error);
+        }
+        Ok(())
+    });
+}
+
 /// Another view of the memory of `tensor`, far enough behind it on a device; the same on the host.
 fn beside(tensor: &Tensor, shape: &[usize], dtype: DType) -> Tensor {
     match &tensor.storage {
