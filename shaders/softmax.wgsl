@@ -1,9 +1,11 @@
 //! op: softmax
-//! x[r, i] = exp(x[r, i] - max) / sum over i of exp(x[r, i] - max), in place.   x:[m, n]
+//! x[r, i] = exp(x[r, i] - max) / sum over i of exp(x[r, i] - max), in place, or its logarithm.   x:[m, n]
 //! A workgroup owns a row, of any length.
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
 const WG = 64u;
+/// The logarithm: x[r, i] - max - ln(sum). Mode: 0u, 1u
+const LOG = 0u;
 
 struct Params {
     /// Rows.
@@ -47,7 +49,9 @@ fn softmax(
     var sum = 0.0;
     for (var i = lane; i < p.n; i += WG) {
         let value = exp(x[begin + i] - highest);
-        x[begin + i] = value;
+        if LOG == 0u {
+            x[begin + i] = value;
+        }
         sum += value;
     }
     partial[lane] = sum;
@@ -59,7 +63,12 @@ fn softmax(
     }
     workgroupBarrier();
     sum = partial[0];
+    let log_sum = log(sum);
     for (var i = lane; i < p.n; i += WG) {
-        x[begin + i] /= sum;
+        if LOG == 1u {
+            x[begin + i] = x[begin + i] - highest - log_sum;
+        } else {
+            x[begin + i] /= sum;
+        }
     }
 }

@@ -3,11 +3,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use crate::counters::Counters;
 use crate::error::{Error, Result};
-use crate::kernel::{Kernel, MAX_STORAGE_BUFFERS, ParamsVia, Variant};
+use crate::kernel::{Edit, Kernel, MAX_STORAGE_BUFFERS, ParamsVia, Variant};
 use crate::result::lock;
 use crate::seam::{CREATING, WgpuSeam};
 use crate::tensor::Tensor;
@@ -45,6 +46,8 @@ pub(crate) struct Cache {
     uniform_layout: Option<wgpu::BindGroupLayout>,
     counters: Arc<Counters>,
     maps: Arc<Mutex<Maps>>,
+    /// A change to one file, for tests, and whether a pipeline was made with it.
+    edit: OnceLock<(Edit, AtomicBool)>,
 }
 
 impl Cache {
@@ -66,7 +69,7 @@ impl Cache {
                 Some(seam.scoped("the params layout", 0, |device| device.create_bind_group_layout(&descriptor))?)
             }
         };
-        Ok(Cache { seam, params, uniform_layout, counters, maps: Arc::default() })
+        Ok(Cache { seam, params, uniform_layout, counters, maps: Arc::default(), edit: OnceLock::new() })
     }
 
     /// The pipeline of a variant, compiled at its first use.
@@ -76,7 +79,7 @@ impl Cache {
             return Ok(pipeline.clone());
         }
         let layouts = self.layouts(&mut maps, kernel)?;
-        let source = kernel.wgsl(variant);
+        let source = self.source(kernel, variant);
         let _alone = lock(&CREATING);
         let pipeline = self.seam.scoped(kernel.name, 0, |device| {
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
@@ -99,6 +102,23 @@ impl Cache {
         Counters::add(&self.counters.pipelines_created, 1);
         maps.pipelines.insert((kernel.index, *variant), pipeline.clone());
         Ok(pipeline)
+    }
+
+    fn source(&self, kernel: &Kernel, variant: &Variant) -> String {
+        let Some((edit, applied)) = self.edit.get() else { return kernel.wgsl(variant) };
+        let source = kernel.edited(variant, edit);
+        applied.fetch_or(source != kernel.wgsl(variant), Ordering::Relaxed);
+        source
+    }
+
+    /// Compiles kernels with this change from now on. Called once, before anything is compiled.
+    pub(crate) fn set_edit(&self, edit: Edit) {
+        let _ = self.edit.set((edit, AtomicBool::new(false)));
+    }
+
+    /// Whether the change of [`Cache::set_edit`] is in a pipeline.
+    pub(crate) fn edit_is_applied(&self) -> bool {
+        self.edit.get().is_some_and(|(_, applied)| applied.load(Ordering::Relaxed))
     }
 
     fn layouts(&self, maps: &mut Maps, kernel: &'static Kernel) -> Result<Layouts> {

@@ -1,28 +1,40 @@
 //! The CPU backend: ops on tensors in host memory, at once.
 //!
-//! What still runs on the twins of [`crate::reference`] is right, and slow.
-//! backend says so.
+//! A host tensor is words of 4 bytes, its elements dense: halves lie two to a word, and stay halves. Threads are rayon's,
+//! vectors those that `pulp` finds the processor to have, products of many rows those of the `gemm` crate. An op that is
+//! computed by its twin in [`crate::reference`] counts as unverified ([`SHARES_TWIN`]).
 
 mod attention;
 mod elementwise;
+mod gemm;
+mod layout;
 mod norms;
 mod products;
 mod reduce;
 mod rows;
+mod vectors;
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use half::slice::HalfFloatSliceExt;
+
 use crate::error::{Error, Result};
-use crate::tensor::{Storage, Tensor};
+use crate::tensor::{DType, Storage, Tensor};
 pub(crate) use attention::attention;
 pub(crate) use elementwise::{add, gelu, mul, relu, scale, sigmoid, silu, swiglu, tanh};
-pub(crate) use norms::{layer_norm, softmax};
+pub(crate) use layout::{repitch, transpose};
+pub(crate) use norms::{add_layer_norm, layer_norm, log_softmax, rms_norm, softmax};
 pub(crate) use products::{linear, matmul, matmul_transpose_b};
 pub(crate) use reduce::{dot, reduce};
-pub(crate) use rows::{advance, argmax, embed};
+pub(crate) use rows::{advance, argmax, embed, gather, rope};
+
+/// Ops that are computed by their own twin, so that comparing the two says nothing. `tests/house.rs` keeps the list true.
+pub(crate) const SHARES_TWIN: &[&str] = &[];
 
 /// Elements below which another thread is not worth its start.
 const MIN_LEN: usize = 16 << 10;
+/// The same in multiplications of a product.
+const MIN_WORK: usize = 128 << 10;
 
 type Words = Arc<RwLock<Vec<u32>>>;
 
@@ -31,23 +43,6 @@ fn words<'a>(tensor: &'a Tensor, op: &'static str) -> Result<&'a Words> {
         Storage::Host(words) => Ok(words),
         Storage::Device(_) => Err(Error::ForeignBuffer { op }),
     }
-}
-
-/// A host tensor's elements, for reading.
-struct Elements<'a> {
-    guard: RwLockReadGuard<'a, Vec<u32>>,
-    count: usize,
-}
-
-impl Elements<'_> {
-    fn as_slice<T: bytemuck::Pod>(&self) -> &[T] {
-        bytemuck::cast_slice(self.guard.get(..self.count).unwrap_or_default())
-    }
-}
-
-fn read<'a>(tensor: &'a Tensor, op: &'static str) -> Result<Elements<'a>> {
-    let guard = words(tensor, op)?.read().unwrap_or_else(PoisonError::into_inner);
-    Ok(Elements { guard, count: tensor.rows() * tensor.columns() })
 }
 
 /// The tensors of one op, locked together.
@@ -100,10 +95,22 @@ fn lock<'a, const N: usize>(
     }
     let inputs = inputs.map(|(_, input)| {
         let at = words(input, op).ok().and_then(|words| read_of.iter().position(|known| *known == Arc::as_ptr(words)));
-        (at.unwrap_or(usize::MAX), input.rows() * input.columns())
+        (at.unwrap_or(usize::MAX), input.words())
     });
     let write = write.ok_or(Error::ForeignBuffer { op })?;
-    Ok(Locked { reads, inputs, write, count: out.rows() * out.columns() })
+    Ok(Locked { reads, inputs, write, count: out.words() })
+}
+
+/// Refuses a tensor that is written and is another one too, for ops that lock more than once: the last `outs` are written.
+fn check_apart(op: &'static str, tensors: &[(&'static str, &Tensor)], outs: usize) -> Result<()> {
+    for (i, (second, out)) in tensors.iter().enumerate().skip(tensors.len() - outs) {
+        for (first, other) in tensors.iter().take(i) {
+            if Arc::ptr_eq(words(other, op)?, words(out, op)?) {
+                return Err(Error::Alias { op, first, second });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Words as floats.
@@ -116,32 +123,34 @@ fn floats_mut(words: &mut [u32]) -> &mut [f32] {
     bytemuck::cast_slice_mut(words)
 }
 
-/// Replaces a host tensor's elements. Called when no guard is held, so that in-place ops do not lock themselves out.
-fn write(tensor: &Tensor, op: &'static str, values: impl IntoIterator<Item = u32>) -> Result<()> {
-    let mut target = words(tensor, op)?.write().unwrap_or_else(PoisonError::into_inner);
-    for (to, value) in target.iter_mut().zip(values) {
-        *to = value;
+/// Row `row` of a weight of `columns` columns as it lies on the host, dense, as f32; zeros where there is no such row.
+fn weight_row(words: &[u32], dtype: DType, columns: usize, row: usize, out: &mut [f32]) {
+    let range = || Some(row.checked_mul(columns)?..row.checked_add(1)?.checked_mul(columns)?);
+    let held = match dtype {
+        DType::F16 => {
+            let halves = range().and_then(|range| bytemuck::cast_slice::<u32, half::f16>(words).get(range));
+            halves.map(|halves| halves.convert_to_f32_slice(out))
+        }
+        _ => range().and_then(|range| floats(words).get(range)).map(|row| out.copy_from_slice(row)),
+    };
+    if held.is_none() {
+        out.fill(0.0);
     }
-    Ok(())
 }
 
-fn write_f64(tensor: &Tensor, op: &'static str, values: Vec<f64>) -> Result<()> {
-    write(tensor, op, values.into_iter().map(|v| (v as f32).to_bits()))
-}
-
-pub(crate) fn copy(source: &Words, target: &Words) -> Result<()> {
-    if Arc::ptr_eq(source, target) {
-        return Err(Error::Alias { op: "copy", first: "source", second: "target" });
-    }
-    let source = source.read().unwrap_or_else(PoisonError::into_inner);
-    let mut target = target.write().unwrap_or_else(PoisonError::into_inner);
-    for (to, value) in target.iter_mut().zip(source.iter()) {
-        *to = *value;
+/// Copies the elements of `source` to the beginning of `target`, which is at least as long.
+pub(crate) fn copy(source: &Tensor, target: &Tensor) -> Result<()> {
+    let count = source.rows() * source.columns() * source.dtype().bytes();
+    let mut locked = lock("copy", [("source", source)], ("target", target))?;
+    let ([source], target) = locked.parts();
+    let (source, target): (&[u8], &mut [u8]) = (bytemuck::cast_slice(source), bytemuck::cast_slice_mut(target));
+    if let (Some(source), Some(target)) = (source.get(..count), target.get_mut(..count)) {
+        target.copy_from_slice(source);
     }
     Ok(())
 }
 
 pub(crate) fn bytes(words: &Words, tensor: &Tensor) -> Vec<u8> {
     let guard = words.read().unwrap_or_else(PoisonError::into_inner);
-    bytemuck::cast_slice(guard.get(..tensor.rows() * tensor.columns()).unwrap_or_default()).to_vec()
+    bytemuck::cast_slice(guard.get(..tensor.words()).unwrap_or_default()).to_vec()
 }

@@ -15,7 +15,7 @@ use crate::queue::SubmissionQueue;
 use crate::result::AsyncGpuResult;
 use crate::result::lock;
 use crate::seam::{CREATING, Seam, WgpuSeam};
-use crate::tensor::{DType, STAGING_BYTES, Tensor, device_bytes, to_pitch};
+use crate::tensor::{DType, STAGING_BYTES, Tensor, device_bytes, host_words, to_pitch, to_words};
 
 /// Where to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -219,6 +219,22 @@ impl GpuCompute {
         self.upload(bytemuck::cast_slice(data), shape, DType::U32)
     }
 
+    /// A tensor of 16-bit floats.
+    ///
+    /// # Errors
+    /// As [`GpuCompute::tensor`].
+    pub fn tensor_f16(&self, data: &[half::f16], shape: &[usize]) -> Result<Tensor> {
+        self.upload(bytemuck::cast_slice(data), shape, DType::F16)
+    }
+
+    /// A tensor of bfloat16.
+    ///
+    /// # Errors
+    /// As [`GpuCompute::tensor`].
+    pub fn tensor_bf16(&self, data: &[half::bf16], shape: &[usize]) -> Result<Tensor> {
+        self.upload(bytemuck::cast_slice(data), shape, DType::BF16)
+    }
+
     /// A tensor of zeros.
     ///
     /// # Errors
@@ -248,13 +264,8 @@ impl GpuCompute {
             return self.device_tensor(shape, dtype, false);
         }
         // Checks that the elements can be counted.
-        let bytes = device_bytes(shape, dtype)?;
-        let count = shape.iter().product();
-        // Asked for first, because `vec!` ends the process where there is not as much.
-        Vec::<u32>::new()
-            .try_reserve_exact(count)
-            .map_err(|_| Error::OutOfMemory { bytes, context: "a tensor in host memory".to_owned() })?;
-        Tensor::on_host(vec![0; count], shape, dtype)
+        device_bytes(shape, dtype)?;
+        Tensor::on_host(host_words(shape.iter().product::<usize>() * dtype.bytes())?, shape, dtype)
     }
 
     /// Blocks until everything submitted so far is done.
@@ -293,12 +304,13 @@ impl GpuCompute {
 
     fn upload(&self, bytes: &[u8], shape: &[usize], dtype: DType) -> Result<Tensor> {
         let count = shape.iter().try_fold(1usize, |product, &d| product.checked_mul(d));
-        if count != Some(bytes.len() / 4) {
-            let message = format!("{} elements for shape {shape:?}", bytes.len() / 4);
+        let given = bytes.len() / dtype.bytes();
+        if count != Some(given) {
+            let message = format!("{given} elements for shape {shape:?}");
             return Err(Error::Shape { op: "tensor", message });
         }
         if self.engine().is_none() {
-            return Tensor::on_host(bytemuck::pod_collect_to_vec(bytes), shape, dtype);
+            return Tensor::on_host(to_words(bytes), shape, dtype);
         }
         let tensor = self.device_tensor(shape, dtype, false)?;
         let padded = to_pitch(bytes, tensor.columns() * dtype.bytes(), tensor.pitch() * dtype.bytes());

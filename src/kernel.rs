@@ -99,7 +99,7 @@ impl Format {
     }
 
     /// The functions that read it. `None`: those that stand in every kernel file.
-    fn functions(self) -> Option<&'static str> {
+    pub(crate) fn functions(self) -> Option<&'static str> {
         match self {
             Format::F32 => None,
             Format::F16 => Some(include_str!("../shaders/formats/f16.wgsl")),
@@ -134,6 +134,27 @@ pub struct Variant {
     pub params: ParamsVia,
 }
 
+/// One change to the text of a file in `shaders/`: how tests break a kernel on purpose (see
+/// [`verify::mutants`](crate::verify::mutants)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edit {
+    /// The file.
+    pub file: File,
+    /// The bytes that are replaced.
+    pub span: Range<usize>,
+    /// What stands there instead.
+    pub text: String,
+}
+
+/// A file in `shaders/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum File {
+    /// A kernel, by its index.
+    Kernel(usize),
+    /// The functions of a format that stand in `shaders/formats/`.
+    Format(Format),
+}
+
 impl Kernel {
     /// The variant that the file is as it lies.
     pub fn default_variant(&self) -> Variant {
@@ -146,6 +167,15 @@ impl Kernel {
 
     /// The WGSL of one variant.
     pub fn wgsl(&self, variant: &Variant) -> String {
+        self.text(variant, None)
+    }
+
+    /// The WGSL of one variant after an edit. Where the variant replaces the edited span it is the variant as it was.
+    pub(crate) fn edited(&self, variant: &Variant, edit: &Edit) -> String {
+        self.text(variant, Some(edit))
+    }
+
+    fn text(&self, variant: &Variant, edit: Option<&Edit>) -> String {
         let mut spans: Vec<(Range<usize>, String)> = Vec::new();
         for (constant, value) in self.knobs.iter().chain(self.modes).zip(variant.constants) {
             if value != constant.default {
@@ -153,10 +183,19 @@ impl Kernel {
             }
         }
         if let (Some((begin, end)), Some(functions)) = (self.format, variant.format.functions()) {
-            spans.push((begin..end, functions.to_owned()));
+            let own = edit.filter(|edit| edit.file == File::Format(variant.format));
+            spans.push((
+                begin..end,
+                patch(functions, own.map(|e| (e.span.clone(), e.text.clone())).into_iter().collect()),
+            ));
         }
         if variant.params == ParamsVia::Uniform {
             spans.push((self.params_line.0..self.params_line.1, UNIFORM_PARAMS.to_owned()));
+        }
+        if let Some(edit) = edit.filter(|edit| edit.file == File::Kernel(self.index))
+            && !spans.iter().any(|(span, _)| span.start < edit.span.end && edit.span.start < span.end)
+        {
+            spans.push((edit.span.clone(), edit.text.clone()));
         }
         patch(self.source, spans)
     }

@@ -15,16 +15,16 @@ mod rows;
 
 use crate::error::{Error, Result};
 use crate::pass::Pass;
-pub use crate::reference::{Attention, Gelu, Reduction, Row};
+pub use crate::reference::{Attention, Gelu, Pairing, Reduction, Rope, Row};
 use crate::tensor::{DType, Tensor};
 pub use attention::attention;
 pub use elementwise::{add, gelu, mul, relu, scale, sigmoid, silu, swiglu, tanh};
-pub use layout::repitch;
-pub use norms::{layer_norm, softmax};
+pub use layout::{repitch, transpose};
+pub use norms::{add_layer_norm, layer_norm, log_softmax, rms_norm, softmax};
 pub use products::{MATVEC_ROWS, linear, matmul, matmul_transpose_b, matvec};
 pub(crate) use reduce::PART;
 pub use reduce::{dot, reduce};
-pub use rows::{advance, argmax, embed};
+pub use rows::{advance, argmax, embed, gather, rope, rope_table};
 
 fn ensure(op: &'static str, holds: bool, message: impl FnOnce() -> String) -> Result<()> {
     if holds { Ok(()) } else { Err(Error::Shape { op, message: message() }) }

@@ -216,25 +216,27 @@ impl Pass {
                 self.steps.push(Step::Copy { source, source_offset, target, target_offset, bytes });
                 Ok(())
             }
-            (Storage::Host(from), Storage::Host(to)) => crate::cpu::copy(from, to),
+            (Storage::Host(_), Storage::Host(_)) => crate::cpu::copy(source, target),
             _ => Err(Error::ForeignBuffer { op: "copy" }),
         }
     }
 
-    /// Reads a tensor back, as it is at the end of this pass: dense rows of f32 or u32.
+    /// Reads a tensor back, as it is at the end of this pass: dense rows of `f32`, `u32`, [`half::f16`] or [`half::bf16`],
+    /// or of anything else that is as large.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a tensor of f16; [`Error::ForeignBuffer`] for one of another device.
+    /// [`Error::Shape`] if `T` is not as large as an element; [`Error::ForeignBuffer`] for a tensor of another device.
     pub fn read<T: bytemuck::Pod + Send>(&mut self, tensor: &Tensor) -> Result<AsyncGpuResult<Vec<T>>> {
-        if size_of::<T>() != 4 || tensor.dtype() == DType::F16 {
-            let message = format!("{tensor:?} as elements of {} bytes; read f32 or u32", size_of::<T>());
+        let bytes = tensor.dtype().bytes();
+        if size_of::<T>() != bytes {
+            let message = format!("{tensor:?} as elements of {} bytes; they have {bytes}", size_of::<T>());
             return Err(Error::Shape { op: "read", message });
         }
         if let (Some(engine), Some(lease)) = (self.gpu.engine(), tensor.lease()) {
             check_home(engine, "read", lease)?;
         }
-        let (columns, pitch) = (tensor.columns(), tensor.pitch());
-        let (result, promise) = AsyncGpuResult::new(move |bytes: Vec<u8>| unpitch(&bytes, columns, pitch));
+        let (shape, pitch) = ((tensor.rows(), tensor.columns()), tensor.pitch());
+        let (result, promise) = AsyncGpuResult::new(move |bytes: Vec<u8>| unpitch(&bytes, shape, pitch));
         match &tensor.storage {
             Storage::Host(words) => promise.complete(Ok(crate::cpu::bytes(words, tensor))),
             Storage::Device(_) if tensor.bytes() == 0 => promise.complete(Ok(Vec::new())),

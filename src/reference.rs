@@ -42,6 +42,28 @@ pub enum Gelu {
     Exact,
 }
 
+/// Shape and kind of a rotary position embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rope {
+    /// Heads to rotate: the first ones of a row.
+    pub heads: usize,
+    /// Elements per head.
+    pub head_dim: usize,
+    /// Elements of a head that are rotated: its first ones, an even number.
+    pub rotary_dim: usize,
+    /// Which elements make a pair.
+    pub pairing: Pairing,
+}
+
+/// Which two elements of a head are rotated together; `pair` counts from 0 to rotary_dim / 2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pairing {
+    /// Neighbours: 2 pair and 2 pair + 1, as in the paper.
+    Interleaved,
+    /// One of each half: pair and pair + rotary_dim / 2, as in the checkpoints of GPT-NeoX, and of Llama at Hugging Face.
+    Halves,
+}
+
 /// What becomes of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reduction {
@@ -135,6 +157,17 @@ pub fn softmax(x: &[f32], n: usize) -> Vec<f64> {
     rows.flat_map(|row| softmax_f64(&row.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>())).collect()
 }
 
+/// x - max - ln(sum of exp(x - max)), for every row of x\[m,n\].
+pub fn log_softmax(x: &[f32], n: usize) -> Vec<f64> {
+    let mut out = Vec::with_capacity(x.len());
+    for row in x.chunks(n.max(1)) {
+        let max = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let sum: f64 = row.iter().map(|&v| (f64::from(v) - max).exp()).sum();
+        out.extend(row.iter().map(|&v| f64::from(v) - max - sum.ln()));
+    }
+    out
+}
+
 /// (x - mean) / sqrt(variance + eps) * weight + bias, for every row of x\[m,n\].
 pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f64> {
     let n = weight.len();
@@ -146,6 +179,26 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f64>
         for i in 0..n {
             out.push((f64::from(row[i]) - mean) * scale * f64::from(weight[i]) + f64::from(bias[i]));
         }
+    }
+    out
+}
+
+/// x += y, rounded once, and the layer norm of what x then is.
+pub fn add_layer_norm(x: &mut [f32], y: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f64> {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x = (f64::from(*x) + f64::from(*y)) as f32;
+    }
+    layer_norm(x, weight, bias, eps)
+}
+
+/// x / sqrt(mean of squares + eps) * weight, for every row of x\[m,n\].
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f64> {
+    let n = weight.len();
+    let mut out = Vec::with_capacity(x.len());
+    for row in x.chunks(n.max(1)) {
+        let mean_square = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / n as f64;
+        let root = (mean_square + f64::from(eps)).sqrt();
+        out.extend((0..n).map(|i| f64::from(row[i]) / root * f64::from(weight[i])));
     }
     out
 }
@@ -239,6 +292,39 @@ pub fn embed(rows: &[Row], weight: &[f32], positions: &[f32], k: usize) -> Vec<f
     out
 }
 
+/// Row ids\[r\] of w\[_,k\] for every r, or k zeros where there is none.
+pub fn gather(ids: &[u32], w: &[f32], k: usize) -> Vec<f64> {
+    let mut out = Vec::with_capacity(ids.len() * k);
+    for &id in ids {
+        let at = id as usize * k;
+        out.extend((0..k).map(|i| w.get(at + i).map_or(0.0, |&v| f64::from(v))));
+    }
+    out
+}
+
+/// Every pair of the first heads of x\[m,columns\], turned by the (cos, sin) of table\[position, pair\].
+pub fn rope(rows: &[Row], table: &[f32], x: &[f32], columns: usize, shape: &Rope) -> Vec<f64> {
+    let &Rope { heads, head_dim, rotary_dim, pairing } = shape;
+    let mut out: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
+    for (r, row) in rows.iter().enumerate() {
+        for head in 0..heads {
+            for pair in 0..rotary_dim / 2 {
+                let (first, second) = match pairing {
+                    Pairing::Interleaved => (2 * pair, 2 * pair + 1),
+                    Pairing::Halves => (pair, pair + rotary_dim / 2),
+                };
+                let begin = r * columns + head * head_dim;
+                let angle = row.position as usize * rotary_dim + 2 * pair;
+                let (cos, sin) = (f64::from(table[angle]), f64::from(table[angle + 1]));
+                let (a, b) = (f64::from(x[begin + first]), f64::from(x[begin + second]));
+                out[begin + first] = a * cos - b * sin;
+                out[begin + second] = a * sin + b * cos;
+            }
+        }
+    }
+    out
+}
+
 /// For every row of x\[m,n\]: the lowest index of a largest element, and how many elements are NaN or infinite.
 pub fn argmax(x: &[f32], n: usize) -> Vec<[u32; 2]> {
     x.chunks(n.max(1))
@@ -257,6 +343,19 @@ pub fn argmax(x: &[f32], n: usize) -> Vec<[u32; 2]> {
 /// x, whose dense form is the same at every pitch.
 pub fn repitch(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&v| f64::from(v)).collect()
+}
+
+/// out\[b,n,m\] = x\[b,m,n\], for words of any kind.
+pub fn transpose(x: &[u32], (batches, m, n): (usize, usize, usize)) -> Vec<u32> {
+    let mut out = vec![0; x.len()];
+    for batch in 0..batches {
+        for i in 0..m {
+            for j in 0..n {
+                out[(batch * n + j) * m + i] = x[(batch * m + i) * n + j];
+            }
+        }
+    }
+    out
 }
 
 /// The rows of the next step: the picked token, one position on.

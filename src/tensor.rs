@@ -18,8 +18,10 @@ use crate::pool::Lease;
 pub enum DType {
     /// 32-bit floats.
     F32,
-    /// 16-bit floats; on the device only, as weights.
+    /// 16-bit floats, IEEE 754 binary16.
     F16,
+    /// The upper half of an f32.
+    BF16,
     /// 32-bit words: rows, token ids.
     U32,
 }
@@ -29,7 +31,7 @@ impl DType {
     pub fn bytes(self) -> usize {
         match self {
             DType::F32 | DType::U32 => 4,
-            DType::F16 => 2,
+            DType::F16 | DType::BF16 => 2,
         }
     }
 }
@@ -126,7 +128,8 @@ impl Tensor {
     }
 
     /// Wraps the caller's own buffer of dense rows. Where a row is not a multiple of 16 bytes, ops that read quads copy it
-    /// first; f16 rows must be.
+    /// first; rows of f16 must be, except for [`cast`](crate::ops::cast). A tensor ends with a whole word of 4 bytes, so an
+    /// odd number of halves has one more behind it.
     ///
     /// # Errors
     /// [`Error::Shape`] if `offset` is not a multiple of 256, the buffer is too short or lacks `STORAGE` usage.
@@ -135,7 +138,7 @@ impl Tensor {
         // The padded size is checked to fit a machine word, and so the dense one does.
         device_bytes(shape, dtype)?;
         let count: usize = shape.iter().product();
-        let end = offset.checked_add((count * dtype.bytes()) as u64);
+        let end = offset.checked_add((count * dtype.bytes()).next_multiple_of(4) as u64);
         if !offset.is_multiple_of(256) || end.is_none_or(|end| end > buffer.size()) {
             let size = buffer.size();
             return Err(wrong(format!("{shape:?} at byte {offset} of {size}; offsets are multiples of 256")));
@@ -176,9 +179,14 @@ impl Tensor {
         self.dtype
     }
 
-    /// Bytes from the first element to the end of the last row's padding.
+    /// Bytes from the first element to the end of the last row's padding, in whole words of 4 bytes.
     pub fn bytes(&self) -> u64 {
-        (self.rows() * self.pitch * self.dtype.bytes()) as u64
+        (self.rows() * self.pitch * self.dtype.bytes()).next_multiple_of(4) as u64
+    }
+
+    /// Words of 4 bytes that hold it, as [`Tensor::bytes`] counts them.
+    pub(crate) fn words(&self) -> usize {
+        (self.rows() * self.pitch * self.dtype.bytes()).div_ceil(4)
     }
 
     /// The first `rows` rows, as a tensor `[rows, columns]` on the same memory.
@@ -204,13 +212,30 @@ impl Tensor {
     }
 }
 
-/// Drops the padding of pitched rows. `bytes` holds 4-byte elements.
-pub(crate) fn unpitch<T: bytemuck::Pod>(bytes: &[u8], columns: usize, pitch: usize) -> Vec<T> {
-    let all: Vec<T> = bytemuck::pod_collect_to_vec(bytes);
+/// Drops the padding of pitched rows, and what follows the last element in its word. `bytes` holds whole elements.
+pub(crate) fn unpitch<T: bytemuck::Pod>(bytes: &[u8], (rows, columns): (usize, usize), pitch: usize) -> Vec<T> {
+    let mut all: Vec<T> = bytemuck::pod_collect_to_vec(bytes);
+    all.truncate(rows * pitch);
     if columns == pitch || columns == 0 {
         return all;
     }
     all.chunks(pitch).flat_map(|row| row.iter().take(columns).copied()).collect()
+}
+
+/// Zeros for as many bytes. Asked for before they are taken, because `vec!` ends the process where there are not as many.
+pub(crate) fn host_words(bytes: usize) -> Result<Vec<u32>> {
+    let none = |_| Error::OutOfMemory { bytes: bytes as u64, context: "a tensor in host memory".to_owned() };
+    Vec::<u32>::new().try_reserve_exact(bytes.div_ceil(4)).map_err(none)?;
+    Ok(vec![0; bytes.div_ceil(4)])
+}
+
+/// Bytes as words, the last one filled up with zeros.
+pub(crate) fn to_words(bytes: &[u8]) -> Vec<u32> {
+    let mut words = vec![0; bytes.len().div_ceil(4)];
+    if let Some(to) = bytemuck::cast_slice_mut(&mut words).get_mut(..bytes.len()) {
+        to.copy_from_slice(bytes);
+    }
+    words
 }
 
 /// Puts dense rows at a pitch, with zeros between.
@@ -244,6 +269,9 @@ pub(crate) struct Chunk {
 
 /// Bytes on the way to the device before the queue is emptied: staging memory is not bounded by wgpu.
 pub(crate) const STAGING_BYTES: usize = 64 << 20;
+
+/// Bytes of a weight that are read at a time.
+const BLOCK_BYTES: usize = 16 << 20;
 
 impl Weight {
     /// Rows, the output dimension of a product with it.
@@ -346,7 +374,7 @@ fn device_chunks(
     let row_bytes = format.row_bytes(columns);
     let per_chunk = Weight::rows_per_chunk(row_bytes, limit)?;
     let dense_row = columns * DType::from(format).bytes();
-    let per_block = ((16 << 20) / row_bytes.max(1)).max(1);
+    let per_block = (BLOCK_BYTES / row_bytes.max(1)).max(1);
     let (mut chunks, mut staged) = (Vec::new(), 0);
     for first_row in (0..rows).step_by(per_chunk) {
         let n = per_chunk.min(rows - first_row);
@@ -355,8 +383,7 @@ fn device_chunks(
             let end = (start + per_block).min(n);
             let block = read(first_row + start..first_row + end)?;
             if block.len() != (end - start) * dense_row {
-                let message = format!("{} bytes for {} rows of {dense_row}", block.len(), end - start);
-                return Err(Error::Shape { op: "Weight::from_rows", message });
+                return Err(wrong_block(&block, end - start, dense_row));
             }
             let padded = to_pitch(&block, dense_row, row_bytes);
             staged += padded.len();
@@ -371,23 +398,30 @@ fn device_chunks(
     Ok(chunks)
 }
 
-/// On the CPU backend a weight is one dense matrix of f32.
+/// On the CPU backend a weight is one dense matrix in its format.
 fn host_chunk(
     (rows, columns): (usize, usize),
     format: Format,
     mut read: impl FnMut(Range<usize>) -> Result<Vec<u8>>,
 ) -> Result<Chunk> {
-    let bytes = read(0..rows)?;
-    let words: Vec<u32> = match format {
-        Format::F32 => bytemuck::pod_collect_to_vec(&bytes),
-        Format::F16 => {
-            let halves = bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
-            halves.map(|pair| half::f16::from_le_bytes(pair).to_f32().to_bits()).collect()
-        }
-    };
-    if words.len() != rows * columns {
-        let message = format!("{} elements for [{rows}, {columns}]", words.len());
-        return Err(Error::Shape { op: "Weight::from_rows", message });
+    let dtype = DType::from(format);
+    // Checks that the bytes can be counted.
+    device_bytes(&[rows, columns], dtype)?;
+    let row_bytes = columns * dtype.bytes();
+    let mut words = host_words(rows * row_bytes)?;
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+    let per_block = (BLOCK_BYTES / row_bytes.max(1)).max(1);
+    for start in (0..rows).step_by(per_block) {
+        let end = (start + per_block).min(rows);
+        let block = read(start..end)?;
+        let place = bytes.get_mut(start * row_bytes..end * row_bytes).filter(|place| place.len() == block.len());
+        let place = place.ok_or_else(|| wrong_block(&block, end - start, row_bytes))?;
+        place.copy_from_slice(&block);
     }
-    Ok(Chunk { first_row: 0, tensor: Tensor::on_host(words, &[rows, columns], DType::F32)? })
+    Ok(Chunk { first_row: 0, tensor: Tensor::on_host(words, &[rows, columns], dtype)? })
+}
+
+fn wrong_block(block: &[u8], rows: usize, row_bytes: usize) -> Error {
+    let message = format!("{} bytes for {rows} rows of {row_bytes}", block.len());
+    Error::Shape { op: "Weight::from_rows", message }
 }

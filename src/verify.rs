@@ -10,6 +10,9 @@ mod bounds;
 mod cases;
 mod elementwise;
 mod inputs;
+mod layout;
+pub mod mutants;
+mod norms;
 mod products;
 mod reduce;
 mod rows;
@@ -55,6 +58,8 @@ pub enum Outcome {
         /// The largest error over its bound; 0 where all elements are equal.
         worst: f64,
     },
+    /// Run, and compared with itself: the CPU backend computes this op with the twin.
+    Unverified,
     /// A wrong element, a touched guard, or an error where none was due.
     Failed {
         /// Where, what was expected and what was found.
@@ -89,6 +94,7 @@ fn execute(gpu: &GpuCompute, case: &Case, layout: Layout) -> (Outcome, BTreeSet<
     }
     let mut bench = Bench::new(gpu, layout);
     let outcome = match (case.run)(&mut bench) {
+        Ok(_) if !gpu.is_gpu() && crate::cpu::SHARES_TWIN.contains(&case.op) => Outcome::Unverified,
         Ok(worst) if worst <= 1.0 => Outcome::Passed { worst },
         Ok(worst) => Outcome::Failed { message: format!("error {worst:.3} times its bound") },
         Err(Stop::Failed(message)) => Outcome::Failed { message },
@@ -97,12 +103,14 @@ fn execute(gpu: &GpuCompute, case: &Case, layout: Layout) -> (Outcome, BTreeSet<
     (outcome, bench.into_kernels())
 }
 
-/// The outcomes of one op's cases.
+/// The outcomes of one op's cases on one element type.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[cfg_attr(feature = "models", derive(serde::Serialize))]
 pub struct OpReport {
     /// The op.
     pub op: &'static str,
+    /// The element type, as in [`Case::dtype`].
+    pub dtype: &'static str,
     /// Cases run or skipped.
     pub cases: usize,
     /// Cases within their bounds.
@@ -111,6 +119,8 @@ pub struct OpReport {
     pub failed: usize,
     /// Cases that the adapter's limits do not allow.
     pub skipped: usize,
+    /// Cases of an op that the CPU backend computes with the twin itself: equal to the truth by construction.
+    pub unverified: usize,
     /// The largest error over its bound in the cases that passed.
     pub worst: f64,
     /// The kernels that ran; none on the CPU backend.
@@ -123,7 +133,7 @@ pub struct OpReport {
 pub struct Report {
     /// The adapter, or the CPU backend.
     pub backend: String,
-    /// One row per op, in the order of the table.
+    /// One row per op and element type, in the order of the table.
     pub ops: Vec<OpReport>,
     /// `case: message` of each failure.
     pub failures: Vec<String>,
@@ -137,6 +147,11 @@ impl Report {
     /// Cases run and right.
     pub fn passed(&self) -> usize {
         self.ops.iter().map(|row| row.passed).sum()
+    }
+
+    /// Cases that were compared with themselves.
+    pub fn unverified(&self) -> usize {
+        self.ops.iter().map(|row| row.unverified).sum()
     }
 
     /// Something ran, and nothing failed.
@@ -165,8 +180,8 @@ pub fn run(gpu: &GpuCompute, filter: Option<&str>, mut progress: impl FnMut(&Cas
 
 impl Report {
     fn note(&mut self, case: &Case, outcome: Outcome, kernels: BTreeSet<&'static str>) {
-        let index = self.ops.iter().position(|row| row.op == case.op).unwrap_or_else(|| {
-            self.ops.push(OpReport { op: case.op, ..OpReport::default() });
+        let index = self.ops.iter().position(|row| (row.op, row.dtype) == (case.op, case.dtype)).unwrap_or_else(|| {
+            self.ops.push(OpReport { op: case.op, dtype: case.dtype, ..OpReport::default() });
             self.ops.len() - 1
         });
         let Some(row) = self.ops.get_mut(index) else { return };
@@ -177,6 +192,7 @@ impl Report {
                 row.passed += 1;
                 row.worst = row.worst.max(worst);
             }
+            Outcome::Unverified => row.unverified += 1,
             Outcome::Failed { message } => {
                 row.failed += 1;
                 self.failures.push(format!("{}: {message}", case.name));

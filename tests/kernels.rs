@@ -28,13 +28,14 @@ struct Configuration {
     opened: OnceLock<Result<GpuCompute, String>>,
     passed: AtomicUsize,
     skipped: AtomicUsize,
+    unverified: AtomicUsize,
 }
 
 impl Configuration {
     const fn new(name: &'static str, backend: ComputeBackend, extras: bool, layout: Layout) -> Configuration {
-        let (passed, skipped) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (passed, skipped, unverified) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
         let large = extras && matches!(layout, Layout::Padded);
-        Configuration { name, backend, extras, layout, large, opened: OnceLock::new(), passed, skipped }
+        Configuration { name, backend, extras, layout, large, opened: OnceLock::new(), passed, skipped, unverified }
     }
 
     /// One device for all trials.
@@ -54,6 +55,8 @@ impl Configuration {
                 eprintln!("skipped: {} {}: {reason}", self.name, case.name);
                 self.skipped.fetch_add(1, Ordering::Relaxed)
             }
+            // A failure nowhere, and a pass neither.
+            Outcome::Unverified => self.unverified.fetch_add(1, Ordering::Relaxed),
             Outcome::Failed { message } => return Err(message),
         };
         Ok(())
@@ -98,9 +101,10 @@ fn main() -> ExitCode {
     let conclusion = libtest_mimic::run(&args, trials);
     if !listing {
         let on = |of: &str| if of == "cpu" { "the CPU backend" } else { adapter.as_deref().unwrap_or("no adapter") };
-        for Configuration { name, passed, skipped, .. } in &CONFIGURATIONS {
-            let (passed, skipped) = (passed.load(Ordering::Relaxed), skipped.load(Ordering::Relaxed));
-            println!("{name}: {passed} passed, {skipped} skipped on {}", on(name));
+        for Configuration { name, passed, skipped, unverified, .. } in &CONFIGURATIONS {
+            let [passed, skipped, unverified] =
+                [passed, skipped, unverified].map(|count| count.load(Ordering::Relaxed));
+            println!("{name}: {passed} passed, {skipped} skipped, {unverified} unverified on {}", on(name));
         }
     }
     conclusion.exit_code()

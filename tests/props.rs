@@ -113,6 +113,7 @@ fn shapes_that_do_not_fit_are_errors() {
         let (x, y, mut out, other) = (of(&a), of(&b), of(&c), of(&d));
         let w = Weight::from_f32(gpu(), &vec![0.0; y.rows() * y.columns()], (y.rows(), y.columns()), Format::F32)
             .expect("a weight");
+        let rope = ops::Rope { heads: a.len(), head_dim: 2, rotary_dim: 2, pairing: ops::Pairing::Halves };
         let mut pass = gpu().pass();
         let results = [
             ops::matmul(&mut pass, &x, &y, &mut out),
@@ -120,6 +121,10 @@ fn shapes_that_do_not_fit_are_errors() {
             ops::linear(&mut pass, &x, &w, Some(&other), &mut out),
             ops::matvec(&mut pass, &x, &w, None, &mut out),
             ops::layer_norm(&mut pass, (&x, a.len()), &y, &other, 1e-5, &mut out),
+            ops::rms_norm(&mut pass, (&x, a.len()), &y, 1e-5, &mut out),
+            ops::transpose(&mut pass, &x, &mut out),
+            ops::gather(&mut pass, &y, &w, &mut out),
+            ops::rope(&mut pass, &x, &y, &mut out, &rope),
             ops::add(&mut pass, &mut out, &x),
             ops::embed(&mut pass, &x, &w, &y, &mut out),
             ops::argmax(&mut pass, &x, &mut out),

@@ -1,9 +1,15 @@
 //! Attention on the host.
 
-use super::{read, write, write_f64};
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::vectors::dots;
+use super::{MIN_WORK, check_apart, floats, floats_mut, lock};
 use crate::error::Result;
-use crate::reference::{self, Attention, Row};
+use crate::reference::{Attention, Row};
 use crate::tensor::Tensor;
+
+const OP: &str = "attention";
 
 pub(crate) fn attention(
     rows: &Tensor,
@@ -13,14 +19,103 @@ pub(crate) fn attention(
     shape: &Attention,
     out: &Tensor,
 ) -> Result<()> {
-    let op = "attention";
-    let mut k: Vec<f32> = read(keys, op)?.as_slice().to_vec();
-    let mut v: Vec<f32> = read(values, op)?.as_slice().to_vec();
-    let result = {
-        let (rows, qkv) = (read(rows, op)?, read(qkv, op)?);
-        reference::attention(rows.as_slice::<Row>(), qkv.as_slice(), &mut k, &mut v, shape)
-    };
-    write(keys, op, k.into_iter().map(f32::to_bits))?;
-    write(values, op, v.into_iter().map(f32::to_bits))?;
-    write_f64(out, op, result)
+    let &Attention { heads, kv_heads, head_dim: d, context, scale, causal } = shape;
+    check_apart(OP, &[("rows", rows), ("qkv", qkv), ("keys", keys), ("values", values), ("out", out)], 3)?;
+    append(rows, (qkv, heads * d), ("keys", keys), context)?;
+    append(rows, (qkv, (heads + kv_heads) * d), ("values", values), context)?;
+    let (width, stride) = (qkv.columns(), keys.columns());
+    let inputs = [("rows", rows), ("qkv", qkv), ("keys", keys), ("values", values)];
+    let mut locked = lock(OP, inputs, ("out", out))?;
+    let ([rows, qkv, keys, values], out) = locked.parts();
+    let rows: &[Row] = bytemuck::cast_slice(rows);
+    let (qkv, keys, values) = (floats(qkv), floats(keys), floats(values));
+    let ends: Vec<usize> = rows.iter().enumerate().map(|(r, row)| end(rows, r, row, causal)).collect();
+    // A guess: every row attends to as many positions as the one that attends to most.
+    let work = 2 * d * ends.iter().copied().max().unwrap_or(1);
+    let all = floats_mut(out).par_chunks_exact_mut(d).enumerate().with_min_len((MIN_WORK / work.max(1)).max(1));
+    all.for_each_init(Vec::new, |scores, (i, out)| {
+        let (r, head) = (i / heads, i % heads);
+        let first = rows[r].slot as usize * context * stride + head / (heads / kv_heads) * d;
+        let (keys, values) = (keys.get(first..).unwrap_or_default(), values.get(first..).unwrap_or_default());
+        let query = &qkv[r * width + head * d..][..d];
+        scores.resize(ends[r], 0.0);
+        Arch::new().dispatch(Head { query, keys, values, stride, scale, scores, out });
+    });
+    Ok(())
+}
+
+/// Copies the keys, or values, of the batch to their places. They stand in qkv from `column` on.
+fn append(
+    rows: &Tensor,
+    (qkv, column): (&Tensor, usize),
+    cache: (&'static str, &Tensor),
+    context: usize,
+) -> Result<()> {
+    let (width, stride) = (qkv.columns(), cache.1.columns());
+    let mut locked = lock(OP, [("rows", rows), ("qkv", qkv)], cache)?;
+    let ([rows, qkv], cache) = locked.parts();
+    for (row, qkv) in bytemuck::cast_slice::<u32, Row>(rows).iter().zip(qkv.chunks_exact(width)) {
+        let to = (row.slot as usize * context + row.position as usize) * stride;
+        if let Some(place) = cache.get_mut(to..).and_then(|from| from.get_mut(..stride)) {
+            place.copy_from_slice(&qkv[column..][..stride]);
+        }
+    }
+    Ok(())
+}
+
+/// How many positions row r attends to: those up to its own, or to the last one of its sequence.
+fn end(rows: &[Row], r: usize, row: &Row, causal: bool) -> usize {
+    let later = rows.get(r..).unwrap_or_default().iter().take_while(|other| !causal && other.first == row.first);
+    later.last().unwrap_or(row).position as usize + 1
+}
+
+/// One query and the keys and values of its slot and head, which begin `stride` elements apart.
+struct Head<'a> {
+    query: &'a [f32],
+    keys: &'a [f32],
+    values: &'a [f32],
+    stride: usize,
+    scale: f32,
+    /// One per position, to be computed.
+    scores: &'a mut [f32],
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Head<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let d = self.query.len();
+        let key = |j: usize| &self.keys[j * self.stride..][..d];
+        let (fours, rest) = self.scores.as_chunks_mut::<4>();
+        for (i, four) in fours.iter_mut().enumerate() {
+            let keys = std::array::from_fn(|j| key(4 * i + j));
+            *four = dots(simd, keys, [self.query]).map(|[product]| self.scale * product);
+        }
+        let done = 4 * fours.len();
+        for (j, score) in rest.iter_mut().enumerate() {
+            let [[product]] = dots(simd, [key(done + j)], [self.query]);
+            *score = self.scale * product;
+        }
+        let max = self.scores.iter().copied().fold(f32::MIN, f32::max);
+        let mut sum = 0.0;
+        for score in self.scores.iter_mut() {
+            *score = (*score - max).exp();
+            sum += *score;
+        }
+        self.out.fill(0.0);
+        let (out, out_rest) = S::as_mut_simd_f32s(self.out);
+        for (j, &weight) in self.scores.iter().enumerate() {
+            let (value, value_rest) = S::as_simd_f32s(&self.values[j * self.stride..][..d]);
+            let weights = simd.splat_f32s(weight);
+            for (out, value) in out.iter_mut().zip(value) {
+                *out = simd.mul_add_e_f32s(weights, *value, *out);
+            }
+            for (out, value) in out_rest.iter_mut().zip(value_rest) {
+                *out += weight * value;
+            }
+        }
+        self.out.iter_mut().for_each(|v| *v /= sum);
+    }
 }

@@ -1,42 +1,178 @@
-//! Products on the host.
+//! Products on the host: few rows by loops of our own, many by the `gemm` crate. Halves stay halves: a block of them that
+//! fits the cache is widened, used and forgotten.
 
-use super::{Elements, read, write_f64};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
+
+use super::gemm::{Matrix, gemm};
+use super::vectors::vectors;
+use super::{floats, floats_mut, lock};
 use crate::error::Result;
-use crate::reference;
-use crate::tensor::{Tensor, Weight};
+use crate::ops::MATVEC_ROWS;
+use crate::tensor::{DType, Tensor, Weight};
 
-pub(crate) fn matmul(x: &Tensor, w: &Tensor, out: &Tensor) -> Result<()> {
-    let shape = (x.rows(), x.columns(), w.columns());
-    let product = reference::matmul(read(x, "matmul")?.as_slice(), read(w, "matmul")?.as_slice(), shape);
-    write_f64(out, "matmul", product)
+/// Halves that are widened at a time: as f32 they take half of a core's second cache.
+const PANEL: usize = 128 << 10;
+/// Columns of a panel at least, so that a product with it is worth calling.
+const PANEL_COLUMNS: usize = 32;
+/// Rows of x that meet a panel at a time.
+const PANEL_ROWS: usize = 512;
+
+/// The elements of a matrix as they are stored.
+#[derive(Clone, Copy)]
+pub(super) enum Stored<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
 }
 
-pub(crate) fn matmul_transpose_b(x: &Tensor, w: &Tensor, scale: f32, out: &Tensor) -> Result<()> {
-    let op = "matmul_transpose_b";
-    let (m, k) = (out.rows(), x.columns());
-    let n = out.columns();
-    let batches = if out.shape().len() == 3 { out.shape()[0] } else { 1 };
-    let shape = (m / batches.max(1), k, n);
-    let (x, w) = (read(x, op)?, read(w, op)?);
-    let (a, b) = (x.as_slice::<f32>(), w.as_slice::<f32>());
-    let shared = b.len() == n * k;
-    let mut products = Vec::with_capacity(m * n);
-    for batch in 0..batches {
-        let a = &a[batch * shape.0 * k..];
-        let b = if shared { b } else { &b[batch * n * k..] };
-        products.extend(reference::matmul_transpose_b(a, b, None, scale, shape));
+impl<'a> Stored<'a> {
+    pub(super) fn new(words: &'a [u32], dtype: DType) -> Stored<'a> {
+        match dtype {
+            DType::F16 => Stored::F16(bytemuck::cast_slice(words)),
+            _ => Stored::F32(floats(words)),
+        }
     }
-    drop((x, w));
-    write_f64(out, op, products)
+
+    /// The elements from `start` on.
+    fn from(self, start: usize) -> Stored<'a> {
+        match self {
+            Stored::F32(w) => Stored::F32(w.get(start..).unwrap_or_default()),
+            Stored::F16(w) => Stored::F16(w.get(start..).unwrap_or_default()),
+        }
+    }
+}
+
+pub(crate) fn matmul(a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
+    let (shape, dtype) = ((a.rows(), a.columns(), b.columns()), b.dtype());
+    let mut locked = lock("matmul", [("a", a), ("b", b)], ("out", out))?;
+    let ([a, b], out) = locked.parts();
+    let (m, k, n) = shape;
+    match Stored::new(b, dtype) {
+        Stored::F32(b) => {
+            gemm(1.0, Matrix::dense(floats(a), (m, k)), Matrix::dense(b, (k, n)), false, floats_mut(out), true)
+        }
+        Stored::F16(b) => {
+            // Of every row of b the part that belongs to these columns of out.
+            let widen = |first: usize, panel: &mut [f32]| {
+                let columns = panel.len() / k.max(1);
+                for (part, row) in panel.chunks_mut(columns.max(1)).zip(b.chunks(n)) {
+                    row[first..][..columns].convert_to_f32_slice(part);
+                }
+                (columns, 1)
+            };
+            panels(1.0, floats(a), widen, None, shape, floats_mut(out))
+        }
+    }
+}
+
+pub(crate) fn matmul_transpose_b(a: &Tensor, b: &Tensor, scale: f32, out: &Tensor) -> Result<()> {
+    let (rows, k, n, dtype) = (out.rows(), a.columns(), out.columns(), b.dtype());
+    let batches = if out.shape().len() == 3 { out.shape()[0] } else { 1 };
+    let (m, shared) = (rows / batches.max(1), b.shape().len() == 2);
+    let mut locked = lock("matmul_transpose_b", [("a", a), ("b", b)], ("out", out))?;
+    let ([a, b], out) = locked.parts();
+    if m * n == 0 {
+        return Ok(());
+    }
+    let b = Stored::new(b, dtype);
+    let all = floats_mut(out).par_chunks_mut(m * n).enumerate().with_min_len((super::MIN_WORK / (m * n)).max(1));
+    all.try_for_each(|(batch, out)| {
+        let a = &floats(a)[batch * m * k..][..m * k];
+        transpose_b(scale, a, b.from(if shared { 0 } else { batch * n * k }), None, (m, k, n), out)
+    })
 }
 
 pub(crate) fn linear(x: &Tensor, w: &Weight, bias: Option<&Tensor>, out: &Tensor) -> Result<()> {
-    let op = "linear";
-    let Some(chunk) = w.chunks.first() else { return Ok(()) };
-    let shape = (x.rows(), x.columns(), w.rows());
-    let product = {
-        let (x, w, bias) = (read(x, op)?, read(&chunk.tensor, op)?, bias.map(|bias| read(bias, op)).transpose()?);
-        reference::matvec(x.as_slice(), w.as_slice(), bias.as_ref().map(Elements::as_slice), shape)
-    };
-    write_f64(out, op, product)
+    // On the host a weight is one chunk, or has no rows.
+    let Some(w) = w.chunks.first().map(|chunk| &chunk.tensor) else { return Ok(()) };
+    let (shape, dtype) = ((x.rows(), x.columns(), w.rows()), w.dtype());
+    let inputs = [("x", x), ("w", w), ("bias", bias.unwrap_or(x))];
+    let mut locked = lock("linear", inputs, ("out", out))?;
+    let ([x, w, some], out) = locked.parts();
+    let bias = bias.map(|_| floats(some));
+    transpose_b(1.0, floats(x), Stored::new(w, dtype), bias, shape, floats_mut(out))
+}
+
+/// out\[m,n\] = scale * x\[m,k\] w\[n,k\]^T + bias\[n\].
+fn transpose_b(
+    scale: f32,
+    x: &[f32],
+    w: Stored<'_>,
+    bias: Option<&[f32]>,
+    (m, k, n): (usize, usize, usize),
+    out: &mut [f32],
+) -> Result<()> {
+    if m <= MATVEC_ROWS {
+        vectors(scale, x, w, bias, (m, k, n), out);
+        return Ok(());
+    }
+    match w {
+        Stored::F32(w) => {
+            if let Some(bias) = bias {
+                out.chunks_exact_mut(n.max(1)).for_each(|row| row.copy_from_slice(bias));
+            }
+            let w = Matrix::dense(&w[..n * k], (n, k)).transposed();
+            gemm(scale, Matrix::dense(x, (m, k)), w, bias.is_some(), out, true)
+        }
+        Stored::F16(w) => {
+            let widen = |first: usize, panel: &mut [f32]| {
+                w[first * k..][..panel.len()].convert_to_f32_slice(panel);
+                (1, k)
+            };
+            panels(scale, x, widen, bias, (m, k, n), out)
+        }
+    }
+}
+
+/// out\[m,n\] = scale * x\[m,k\] b + bias, some columns at a time: `widen(first, panel)` fills the panel with k elements of
+/// each of them and returns their strides.
+fn panels(
+    scale: f32,
+    x: &[f32],
+    widen: impl Fn(usize, &mut [f32]) -> (usize, usize) + Sync,
+    bias: Option<&[f32]>,
+    (m, k, n): (usize, usize, usize),
+    out: &mut [f32],
+) -> Result<()> {
+    if m * n == 0 {
+        return Ok(());
+    }
+    let per_thread = n.div_ceil(2 * rayon::current_num_threads());
+    let columns = (PANEL / k.max(1)).min(per_thread) / PANEL_COLUMNS * PANEL_COLUMNS;
+    let columns = columns.max(PANEL_COLUMNS).min(n);
+    for (block, out) in out.chunks_mut(PANEL_ROWS * n).enumerate() {
+        let m = out.len() / n;
+        let x = Matrix::dense(&x[block * PANEL_ROWS * k..][..m * k], (m, k));
+        let buffers = || (Vec::new(), Vec::new());
+        let of_all = columns_of(out, n, columns).into_par_iter().enumerate();
+        of_all.try_for_each_init(buffers, |(panel, product), (i, mut pieces)| {
+            let (first, count) = (i * columns, pieces.first().map_or(0, |piece| piece.len()));
+            panel.resize(k * count, 0.0);
+            let strides = widen(first, panel);
+            product.resize(m * count, 0.0);
+            if let Some(bias) = bias {
+                product.chunks_exact_mut(count).for_each(|row| row.copy_from_slice(&bias[first..][..count]));
+            }
+            let b = Matrix { data: panel, shape: (k, count), strides };
+            gemm(scale, x, b, bias.is_some(), product, false)?;
+            for (piece, row) in pieces.iter_mut().zip(product.chunks_exact(count)) {
+                piece.copy_from_slice(row);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// The rows of out\[m,n\] in pieces of `columns`: of each piece its part of every row.
+pub(super) fn columns_of(out: &mut [f32], n: usize, columns: usize) -> Vec<Vec<&mut [f32]>> {
+    let rows = out.len() / n;
+    let mut pieces: Vec<Vec<&mut [f32]>> = (0..n.div_ceil(columns)).map(|_| Vec::with_capacity(rows)).collect();
+    for row in out.chunks_exact_mut(n) {
+        for (piece, part) in pieces.iter_mut().zip(row.chunks_mut(columns)) {
+            piece.push(part);
+        }
+    }
+    pieces
 }

@@ -1,28 +1,114 @@
 //! The rows of a batch, on the host.
 
-use super::{read, write, write_f64};
+use rayon::prelude::*;
+
+use super::{MIN_LEN, floats, floats_mut, lock, weight_row};
 use crate::error::Result;
-use crate::reference::{self, Row};
+use crate::reference::{Pairing, Rope, Row};
 use crate::tensor::{Tensor, Weight};
 
 pub(crate) fn embed(rows: &Tensor, w: &Weight, positions: &Tensor, out: &Tensor) -> Result<()> {
-    let op = "embed";
-    let Some(chunk) = w.chunks.first() else { return Ok(()) };
-    let result = {
-        let (rows, w, positions) = (read(rows, op)?, read(&chunk.tensor, op)?, read(positions, op)?);
-        reference::embed(rows.as_slice(), w.as_slice(), positions.as_slice(), out.columns())
-    };
-    write_f64(out, op, result)
+    let Some(w) = w.chunks.first().map(|chunk| &chunk.tensor) else { return Ok(()) };
+    let (dtype, n) = (w.dtype(), out.columns());
+    let mut locked = lock("embed", [("rows", rows), ("w", w), ("positions", positions)], ("out", out))?;
+    let ([rows, w, positions], out) = locked.parts();
+    if n == 0 {
+        return Ok(());
+    }
+    let (rows, positions) = (bytemuck::cast_slice::<u32, Row>(rows), floats(positions));
+    let batch = floats_mut(out).par_chunks_exact_mut(n).zip(rows).with_min_len((MIN_LEN / n).max(1));
+    batch.for_each(|(out, row)| {
+        weight_row(w, dtype, n, row.token as usize, out);
+        let position = positions.chunks_exact(n).nth(row.position as usize).unwrap_or_default();
+        out.iter_mut().zip(position).for_each(|(out, p)| *out += p);
+    });
+    Ok(())
+}
+
+pub(crate) fn gather(ids: &Tensor, w: &Weight, out: &Tensor) -> Result<()> {
+    let Some(w) = w.chunks.first().map(|chunk| &chunk.tensor) else { return Ok(()) };
+    let (dtype, n) = (w.dtype(), out.columns());
+    let mut locked = lock("gather", [("ids", ids), ("w", w)], ("out", out))?;
+    let ([ids, w], out) = locked.parts();
+    if n > 0 {
+        let batch = floats_mut(out).par_chunks_exact_mut(n).zip(ids).with_min_len((MIN_LEN / n).max(1));
+        batch.for_each(|(out, id)| weight_row(w, dtype, n, *id as usize, out));
+    }
+    Ok(())
+}
+
+pub(crate) fn rope(rows: &Tensor, table: &Tensor, x: &Tensor, shape: &Rope) -> Result<()> {
+    let &Rope { heads, head_dim, rotary_dim, pairing } = shape;
+    let columns = x.columns();
+    let mut locked = lock("rope", [("rows", rows), ("table", table)], ("x", x))?;
+    let ([rows, table], x) = locked.parts();
+    if columns == 0 || head_dim == 0 || rotary_dim == 0 {
+        return Ok(());
+    }
+    let (rows, table) = (bytemuck::cast_slice::<u32, Row>(rows), floats(table));
+    let batch = floats_mut(x).par_chunks_exact_mut(columns).zip(rows).with_min_len((MIN_LEN / columns).max(1));
+    batch.for_each(|(x, row)| {
+        let angles = table.chunks_exact(rotary_dim).nth(row.position as usize).unwrap_or_default().as_chunks::<2>().0;
+        for head in x.chunks_exact_mut(head_dim).take(heads) {
+            let rotated = head.get_mut(..rotary_dim).unwrap_or_default();
+            match pairing {
+                Pairing::Interleaved => {
+                    let pairs = rotated.as_chunks_mut::<2>().0;
+                    pairs.iter_mut().zip(angles).for_each(|([a, b], angle)| turn(a, b, *angle));
+                }
+                Pairing::Halves => {
+                    let (a, b) = rotated.split_at_mut(rotary_dim / 2);
+                    a.iter_mut().zip(b).zip(angles).for_each(|((a, b), angle)| turn(a, b, *angle));
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+fn turn(a: &mut f32, b: &mut f32, [cos, sin]: [f32; 2]) {
+    (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
 }
 
 pub(crate) fn argmax(x: &Tensor, out: &Tensor) -> Result<()> {
-    let result = reference::argmax(read(x, "argmax")?.as_slice(), x.columns());
-    write(out, "argmax", result.into_iter().flatten())
+    let n = x.columns();
+    let mut locked = lock("argmax", [("x", x)], ("out", out))?;
+    let ([x], out) = locked.parts();
+    let arch = pulp::Arch::new();
+    let pairs = out.as_chunks_mut::<2>().0.par_iter_mut();
+    let rows = pairs.zip(floats(x).par_chunks_exact(n)).with_min_len((MIN_LEN / n).max(1));
+    rows.for_each(|(out, x)| *out = arch.dispatch(|| argmax_of(x)));
+    Ok(())
+}
+
+/// (the lowest index of a largest element, how many are NaN or infinite): a loop for the largest and the count, another for
+/// where it is, both in lanes. Without anything larger than a NaN, index 0.
+#[inline(always)]
+fn argmax_of(x: &[f32]) -> [u32; 2] {
+    const LANES: usize = 32;
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    let (mut highest, mut faults) = ([f32::NEG_INFINITY; LANES], [0u32; LANES]);
+    for block in blocks {
+        for ((highest, faults), &v) in highest.iter_mut().zip(&mut faults).zip(block) {
+            *highest = if v > *highest { v } else { *highest };
+            *faults += u32::from(!v.is_finite());
+        }
+    }
+    let largest = highest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    let faults = faults.iter().sum::<u32>() + rest.iter().filter(|v| !v.is_finite()).count() as u32;
+    let block = blocks.iter().position(|block| block.iter().fold(false, |found, v| found | (*v == largest)));
+    let first = block.unwrap_or(blocks.len()) * LANES;
+    let at = x.iter().skip(first).position(|v| *v == largest).map_or(0, |at| first + at);
+    [at as u32, faults]
 }
 
 pub(crate) fn advance(picked: &Tensor, rows: &Tensor) -> Result<()> {
-    let op = "advance";
-    let mut next: Vec<Row> = read(rows, op)?.as_slice().to_vec();
-    reference::advance(read(picked, op)?.as_slice(), &mut next);
-    write(rows, op, bytemuck::cast_slice(&next).iter().copied())
+    let mut locked = lock("advance", [("picked", picked)], ("rows", rows))?;
+    let ([picked], rows) = locked.parts();
+    let (rows, picked) = (bytemuck::cast_slice_mut::<u32, Row>(rows), picked.as_chunks::<2>().0);
+    for (row, [token, _]) in rows.iter_mut().zip(picked) {
+        row.token = *token;
+        row.position = row.position.wrapping_add(1);
+    }
+    Ok(())
 }

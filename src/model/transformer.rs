@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::gpu::GpuCompute;
 use crate::model::Model;
 use crate::model::config::{Activation, Config};
-use crate::model::weights::{Layer, Linear};
+use crate::model::weights::{Layer, Linear, Norm};
 use crate::ops::{self, Attention, Gelu};
 use crate::pass::Pass;
 use crate::tensor::{DType, Tensor, Weight};
@@ -25,22 +25,40 @@ impl KvCache {
 }
 
 /// Records the blocks of the model for `rows` `[m, 4]` and returns the hidden states `[m, hidden]` before the final norm.
-/// `cut`: long work is submitted in parts.
+/// What a block adds to them is added where the next one normalises them, in one dispatch. `cut`: long work is submitted
+/// in parts.
 pub(crate) fn forward(pass: &mut Pass, model: &Model, cache: &mut KvCache, rows: &Tensor, cut: bool) -> Result<Tensor> {
     let weights = &model.weights;
     let mut x = pass.tensor(&[rows.rows(), model.config.hidden_size])?;
     ops::embed(pass, rows, &weights.tokens, &weights.positions, &mut x)?;
+    // What the block before has to add to x.
+    let mut added: Option<Tensor> = None;
     for (i, (layer, kv)) in weights.layers.iter().zip(&mut cache.layers).enumerate() {
-        attend(pass, model, i, layer, kv, rows, &mut x)?;
-        feed_forward(pass, model, layer, &mut x)?;
+        let normed = add_norm(pass, model, &mut x, added, &layer.attention_norm)?;
+        let attended = attend(pass, model, i, layer, kv, rows, normed)?;
+        let normed = add_norm(pass, model, &mut x, Some(attended), &layer.mlp_norm)?;
+        added = Some(feed_forward(pass, model, layer, normed)?);
         if cut && pass.is_long() {
             pass.flush()?;
         }
     }
+    if let Some(added) = added {
+        ops::add(pass, &mut x, &added)?;
+    }
     Ok(x)
 }
 
-/// x += project(attention(qkv(norm(x)))). x:`[m, hidden]`
+/// x += added, and norm(x). All `[m, hidden]`.
+fn add_norm(pass: &mut Pass, model: &Model, x: &mut Tensor, added: Option<Tensor>, norm: &Norm) -> Result<Tensor> {
+    let (eps, mut normed) = (model.config.norm_eps, pass.tensor(x.shape())?);
+    match added {
+        Some(added) => ops::add_layer_norm(pass, x, &added, &norm.weight, &norm.bias, eps, &mut normed)?,
+        None => ops::layer_norm(pass, (x, 0), &norm.weight, &norm.bias, eps, &mut normed)?,
+    }
+    Ok(normed)
+}
+
+/// project(attention(qkv(x))). x:`[m, hidden]`
 fn attend(
     pass: &mut Pass,
     model: &Model,
@@ -48,8 +66,8 @@ fn attend(
     layer: &Layer,
     (keys, values): &mut (Tensor, Tensor),
     rows: &Tensor,
-    x: &mut Tensor,
-) -> Result<()> {
+    x: Tensor,
+) -> Result<Tensor> {
     let config = &model.config;
     let shape = Attention {
         heads: config.n_heads,
@@ -59,30 +77,21 @@ fn attend(
         scale: attention_scale(config, index),
         causal: true,
     };
-    let mut normed = pass.tensor(x.shape())?;
-    let norm = &layer.attention_norm;
-    ops::layer_norm(pass, (x, 0), &norm.weight, &norm.bias, config.norm_eps, &mut normed)?;
-    let qkv = linear(pass, &normed, &layer.qkv)?;
-    let mut attended = normed;
+    let qkv = linear(pass, &x, &layer.qkv)?;
+    let mut attended = x;
     ops::attention(pass, rows, &qkv, (keys, values), &shape, &mut attended)?;
-    let projected = linear(pass, &attended, &layer.project)?;
-    ops::add(pass, x, &projected)
+    linear(pass, &attended, &layer.project)
 }
 
-/// x += down(activation(up(norm(x)))). x:`[m, hidden]`
-fn feed_forward(pass: &mut Pass, model: &Model, layer: &Layer, x: &mut Tensor) -> Result<()> {
-    let config = &model.config;
-    let mut normed = pass.tensor(x.shape())?;
-    let norm = &layer.mlp_norm;
-    ops::layer_norm(pass, (x, 0), &norm.weight, &norm.bias, config.norm_eps, &mut normed)?;
-    let mut inner = linear(pass, &normed, &layer.up)?;
-    match config.activation {
+/// down(activation(up(x))). x:`[m, hidden]`
+fn feed_forward(pass: &mut Pass, model: &Model, layer: &Layer, x: Tensor) -> Result<Tensor> {
+    let mut inner = linear(pass, &x, &layer.up)?;
+    match model.config.activation {
         Activation::GeluTanh => ops::gelu(pass, &mut inner, Gelu::Tanh)?,
         Activation::GeluExact => ops::gelu(pass, &mut inner, Gelu::Exact)?,
         Activation::Relu => ops::relu(pass, &mut inner)?,
     }
-    let out = linear(pass, &inner, &layer.down)?;
-    ops::add(pass, x, &out)
+    linear(pass, &inner, &layer.down)
 }
 
 /// Logits `[m, vocab]` of rows `first_row..first_row + m` of the hidden states x.

@@ -47,20 +47,120 @@ pub fn layer_norm(
     pass.run(&args, params, Default::default(), grid(m))
 }
 
-/// Softmax of every row of x, in place.
+/// x\[m,n\] += y\[m,n\], rounded once, and out\[m,n\] = layer norm of what x then is, times weight\[n\], plus bias\[n\]:
+/// [`add`](super::add) and [`layer_norm`] in one dispatch, as one block of a transformer ends and the next begins. Layer
+/// norm: Ba, Kiros, Hinton 2016, arXiv 1607.06450.
 ///
 /// # Errors
-/// [`Error::Shape`] unless x is f32.
+/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree or something is not f32;
+/// [`Error::Alias`](crate::Error::Alias) if x, y and out are not three tensors.
+pub fn add_layer_norm(
+    pass: &mut Pass,
+    x: &mut Tensor,
+    y: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f32,
+    out: &mut Tensor,
+) -> Result<()> {
+    const OP: &str = "add_layer_norm";
+    let (m, n) = (x.rows(), x.columns());
+    let same = x.shape() == y.shape() && (out.rows(), out.columns()) == (m, n);
+    let message = || {
+        let (x, y, w, b) = (x.shape(), y.shape(), weight.shape(), bias.shape());
+        format!("x {x:?}, y {y:?}, weight {w:?}, bias {b:?} into {:?}", out.shape())
+    };
+    ensure(OP, same && weight.shape() == [n] && bias.shape() == [n], message)?;
+    ensure_f32(OP, &[x, y, weight, bias, out])?;
+    if pass.is_cpu() {
+        return cpu::add_layer_norm(x, y, weight, bias, eps, out);
+    }
+    if n == 0 {
+        return Ok(());
+    }
+    let params = k::add_layer_norm::Params {
+        m: count(OP, m)?,
+        n: count(OP, n)?,
+        x_pitch: count(OP, x.pitch())?,
+        y_pitch: count(OP, y.pitch())?,
+        out_pitch: count(OP, out.pitch())?,
+        eps,
+    };
+    let args = k::add_layer_norm::Args { y, weight, bias, x, out };
+    pass.run(&args, params, Default::default(), grid(m))
+}
+
+/// out\[m,n\] = rows `first_row..first_row + m` of x\[_,n\], each over the square root of the mean of its squares plus `eps`,
+/// times weight\[n\]. Zhang, Sennrich 2019, arXiv 1910.07467. The sum of a row's squares must be a finite f32, and `eps`
+/// positive where a row may be all zeros.
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree or something is not f32.
+pub fn rms_norm(
+    pass: &mut Pass,
+    (x, first_row): (&Tensor, usize),
+    weight: &Tensor,
+    eps: f32,
+    out: &mut Tensor,
+) -> Result<()> {
+    const OP: &str = "rms_norm";
+    let (m, n) = (out.rows(), out.columns());
+    let enough = first_row.checked_add(m).is_some_and(|end| end <= x.rows());
+    let fits = enough && x.columns() == n && weight.shape() == [n];
+    let message =
+        || format!("rows {first_row}.. of x {:?}, weight {:?} into {:?}", x.shape(), weight.shape(), out.shape());
+    ensure(OP, fits, message)?;
+    ensure_f32(OP, &[x, weight, out])?;
+    if pass.is_cpu() {
+        return cpu::rms_norm(x, first_row, weight, eps, out);
+    }
+    if n == 0 {
+        return Ok(());
+    }
+    let params = k::rms_norm::Params {
+        m: count(OP, m)?,
+        n: count(OP, n)?,
+        x_pitch: count(OP, x.pitch())?,
+        out_pitch: count(OP, out.pitch())?,
+        row0: count(OP, first_row)?,
+        eps,
+    };
+    pass.run(&k::rms_norm::Args { x, weight, out }, params, Default::default(), grid(m))
+}
+
+/// Softmax of every row of x\[.., n\], in place: exp(x - max) over its sum. The difference between the largest and the
+/// smallest element of a row must be a finite f32.
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape) unless x is f32.
 pub fn softmax(pass: &mut Pass, x: &mut Tensor) -> Result<()> {
     const OP: &str = "softmax";
     ensure_f32(OP, &[x])?;
     if pass.is_cpu() {
         return cpu::softmax(x);
     }
+    softmax_kernel(pass, OP, x, k::softmax::Modes { log: 0 })
+}
+
+/// The logarithm of the softmax of every row of x\[.., n\], in place: x - max - ln(sum of exp(x - max)), which has digits
+/// where the softmax itself is too small for an f32. As for [`softmax`], max - min must be a finite f32.
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape) unless x is f32.
+pub fn log_softmax(pass: &mut Pass, x: &mut Tensor) -> Result<()> {
+    const OP: &str = "log_softmax";
+    ensure_f32(OP, &[x])?;
+    if pass.is_cpu() {
+        return cpu::log_softmax(x);
+    }
+    softmax_kernel(pass, OP, x, k::softmax::Modes { log: 1 })
+}
+
+fn softmax_kernel(pass: &mut Pass, op: &'static str, x: &mut Tensor, modes: k::softmax::Modes) -> Result<()> {
     let (m, n, pitch) = (x.rows(), x.columns(), x.pitch());
     if n == 0 {
         return Ok(());
     }
-    let params = k::softmax::Params { m: count(OP, m)?, n: count(OP, n)?, pitch: count(OP, pitch)? };
-    pass.run(&k::softmax::Args { x }, params, Default::default(), grid(m))
+    let params = k::softmax::Params { m: count(op, m)?, n: count(op, n)?, pitch: count(op, pitch)? };
+    pass.run(&k::softmax::Args { x }, params, (Default::default(), modes), grid(m))
 }

@@ -5,10 +5,16 @@ use crate::cpu;
 use crate::error::{Error, Result};
 use crate::kernel::kernels as k;
 use crate::pass::{Pass, grid};
-use crate::tensor::{Chunk, Tensor, Weight};
+use crate::tensor::{Chunk, DType, Tensor, Weight};
 
 /// Rows up to which a product is matrix times vectors rather than matrix times matrix.
 pub const MATVEC_ROWS: usize = 8;
+
+/// What kernels read as a weight.
+fn ensure_weight(op: &'static str, b: &Tensor) -> Result<()> {
+    let fits = matches!(b.dtype(), DType::F32 | DType::F16);
+    ensure(op, fits, || format!("{b:?}; f32 or f16 is needed"))
+}
 
 /// out\[m,n\] = a\[m,k\] b\[k,n\]; b may be f32 or f16.
 ///
@@ -20,6 +26,7 @@ pub fn matmul(pass: &mut Pass, a: &Tensor, b: &Tensor, out: &mut Tensor) -> Resu
     let fits = b.rows() == depth && out.rows() == m && out.columns() == n;
     ensure(OP, fits, || format!("{:?} x {:?} into {:?}", a.shape(), b.shape(), out.shape()))?;
     ensure_f32(OP, &[a, out])?;
+    ensure_weight(OP, b)?;
     if pass.is_cpu() {
         return cpu::matmul(a, b, out);
     }
@@ -49,6 +56,7 @@ pub fn matmul(pass: &mut Pass, a: &Tensor, b: &Tensor, out: &mut Tensor) -> Resu
 }
 
 /// out\[b,m,n\] = scale * a\[b,m,k\] b\[b,n,k\]^T, for two or three dimensions; a two-dimensional b serves every batch.
+/// b may be f32 or f16.
 ///
 /// # Errors
 /// [`Error::Shape`] if the dimensions disagree.
@@ -68,6 +76,7 @@ pub fn matmul_transpose_b(pass: &mut Pass, a: &Tensor, b: &Tensor, scale: f32, o
     let fits = a.columns() == b.columns() && out.columns() == n && out_m == m && out_batches == batches;
     ensure(OP, fits && (shared || b_batches == batches), message)?;
     ensure_f32(OP, &[a, out])?;
+    ensure_weight(OP, b)?;
     if pass.is_cpu() {
         return cpu::matmul_transpose_b(a, b, scale, out);
     }

@@ -2,6 +2,7 @@
 //! Accuracy": +, -, x to either neighbour, division 2.5 ULP, exp 3 + 2|x| ULP, inverseSqrt 2 ULP, subnormals may be
 //! flushed), whatever the order of a sum and whether or not it is fused. None is a tolerance that was tried until it passed.
 
+use crate::kernel::Format;
 use crate::ops::PART;
 
 /// Unit roundoff where a result may be rounded to either neighbour: one ULP of f32.
@@ -49,6 +50,15 @@ pub(crate) fn softmax_sum(n: usize) -> f64 {
     (depth(n) + 5.5) * U + n as f64 * TINY
 }
 
+/// Log softmax, z - ln S for z = x - max and the sum S of exp(z): one rounding of z and one of the result; the logarithm, 4 u
+/// (2^-21) near 1 and 3 ULP elsewhere; and the relative error of S, absolute after the logarithm: 3 + 3 ln n + depth as for
+/// [`softmax`], and n terms that may be flushed out of a sum of 1 at least.
+pub(crate) fn log_softmax(z: f64, n: usize, y: f64) -> f64 {
+    let n_log = (n.max(1) as f64).ln();
+    let log_sum = z - y;
+    (7.0 + z.abs() + y.abs() + 3.0 * log_sum.abs() + 3.0 * n_log + depth(n)) * U + (n + 2) as f64 * TINY
+}
+
 /// What one row of a layer norm is like.
 pub(crate) struct Normed {
     /// Length of the row.
@@ -69,6 +79,27 @@ impl Normed {
         let scaled = (centred * self.scale * weight).abs();
         mean_error + scaled * (d / 2.0 + 6.0) * U + U * (y.abs() + bias.abs()) + TINY
     }
+}
+
+/// RMS norm of a row of n, y = x s w for s = 1 / sqrt(mean + eps): a square, `depth` sums, a division (2.5) and a sum with eps
+/// reach the argument of the root, which halves them; the root itself (2) and two products do not shrink: (d / 2 + 6.25) u,
+/// to first order. Squares and sums flushed cost tiny each, 2 tiny in the mean, s^2 tiny in s.
+pub(crate) fn rms_norm(n: usize, scale: f64, weight: f64, y: f64) -> f64 {
+    y.abs() * ((depth(n) / 2.0 + 6.5) * U + scale * scale * TINY) + (1.0 + weight.abs()) * TINY
+}
+
+/// One element of a turned pair: two products and a sum, gamma_2 (|a cos| + |b sin|), at most 2 u of the pair's norm.
+pub(crate) fn rope(magnitude: f64) -> f64 {
+    gamma(2) * magnitude + 3.0 * TINY
+}
+
+/// A stored number read back: exact, but that a subnormal, of f16 where it is stored so, may be flushed.
+pub(crate) fn stored(y: f64, format: Format) -> f64 {
+    let smallest_normal = match format {
+        Format::F32 => TINY,
+        Format::F16 => half::f16::MIN_POSITIVE.to_f64(),
+    };
+    if y.abs() < smallest_normal { y.abs() } else { 0.0 }
 }
 
 /// GELU, tanh form as x / (1 + exp(-2u)): relative (12 + 14|u|) u, because the exponent's rounding is amplified by exp. What

@@ -3,6 +3,7 @@
 
 mod attention;
 mod elementwise;
+mod layout;
 mod norms;
 mod products;
 mod reduce;
@@ -54,5 +55,6 @@ pub fn cases() -> Vec<Case> {
     elementwise::elementwise(&mut table);
     reduce::reduces(&mut table);
     rows::rows(&mut table);
+    layout::layout(&mut table);
     table.0
 }

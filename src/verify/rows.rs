@@ -1,104 +1,12 @@
-//! Cases of the ops that work row by row: layer_norm, softmax, embed, argmax and advance.
+//! Cases of the ops on the rows of a batch: embed, gather, rope, argmax and advance.
 
-use super::bounds::{self, Normed};
+use super::bounds;
 use super::inputs::Inputs;
 use super::runner::{Bench, Stop, compare, compare_words, stored};
 use crate::kernel::Format;
 use crate::ops;
-use crate::reference::{self, Row};
+use crate::reference::{self, Pairing, Rope, Row};
 use crate::tensor::DType;
-
-/// One layer norm.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Norm {
-    pub(crate) m: usize,
-    pub(crate) n: usize,
-    /// Mean of x; its deviation is 0.58.
-    pub(crate) mean: f32,
-    pub(crate) eps: f32,
-    pub(crate) first_row: usize,
-    /// Every element of a row is the mean.
-    pub(crate) constant: bool,
-}
-
-pub(crate) fn layer_norm(bench: &mut Bench<'_>, case: &Norm, mut inputs: Inputs) -> Result<f64, Stop> {
-    let &Norm { m, n, mean, eps, first_row, constant } = case;
-    let spread = if constant { 0.0 } else { 1.0 };
-    let x: Vec<f32> = inputs.uniform(m * n).into_iter().map(|v| mean + spread * v).collect();
-    let (weight, bias) = (inputs.uniform(n), inputs.uniform(n));
-    // The rows before and after those of the case are NaN.
-    let mut all = vec![f32::NAN; first_row * n];
-    all.extend(&x);
-    all.resize((first_row + m + 1) * n, f32::NAN);
-    let x_tensor = bench.input(&all, &[first_row + m + 1, n])?;
-    let (w_tensor, b_tensor) = (bench.input(&weight, &[n])?, bench.input(&bias, &[n])?);
-    let mut out = bench.output(&[m, n], DType::F32)?;
-    bench.run(|pass| ops::layer_norm(pass, (&x_tensor, first_row), &w_tensor, &b_tensor, eps, &mut out.tensor))?;
-    let truth = reference::layer_norm(&x, &weight, &bias, eps);
-    let rows: Vec<(f64, Normed)> = x.chunks(n.max(1)).map(|row| normed(row, eps)).collect();
-    compare(&bench.read_f32(&out)?, &truth, n, |i| {
-        let (row, column) = (&rows[i / n], i % n);
-        row.1.bound(f64::from(x[i]) - row.0, weight[column].into(), bias[column].into(), truth[i])
-    })
-}
-
-/// A row's mean, and what its bound depends on.
-fn normed(row: &[f32], eps: f32) -> (f64, Normed) {
-    let mean_of = |f: &dyn Fn(f64) -> f64| row.iter().map(|&v| f(f64::from(v))).sum::<f64>() / row.len() as f64;
-    let mean = mean_of(&|v| v);
-    let variance = mean_of(&|v| (v - mean).powi(2));
-    let scale = 1.0 / (variance + f64::from(eps)).sqrt();
-    (mean, Normed { n: row.len(), magnitude: mean_of(&f64::abs), scale })
-}
-
-/// What a row of logits is like.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Logits {
-    /// U\[-1, 1\] times a factor.
-    Scaled(f32),
-    /// All equal.
-    Equal(f32),
-    /// One is larger than the rest by this much.
-    Dominant(f32),
-    /// Multiples of 2^-6, and the same again 1000 higher: the results must be equal, bit by bit.
-    Shifted,
-}
-
-pub(crate) fn softmax(
-    bench: &mut Bench<'_>,
-    (m, n): (usize, usize),
-    logits: Logits,
-    mut inputs: Inputs,
-) -> Result<f64, Stop> {
-    let mut x = inputs.uniform(m * n);
-    match logits {
-        Logits::Scaled(factor) => x.iter_mut().for_each(|v| *v *= factor),
-        Logits::Equal(value) => x.fill(value),
-        Logits::Dominant(lead) => x.chunks_mut(n).for_each(|row| row[inputs.below(n)] += lead),
-        Logits::Shifted => x.iter_mut().for_each(|v| *v = (*v * 640.0).round() / 64.0),
-    }
-    let got = softmax_of(bench, &x, (m, n))?;
-    if logits == Logits::Shifted {
-        let shifted: Vec<f32> = x.iter().map(|v| v + 1000.0).collect();
-        let again = softmax_of(bench, &shifted, (m, n))?;
-        compare_words("shifted", bytemuck::cast_slice(&again), bytemuck::cast_slice(&got), n)?;
-    }
-    for (row, probabilities) in got.chunks(n.max(1)).enumerate() {
-        let sum: f64 = probabilities.iter().map(|&p| f64::from(p)).sum();
-        if (sum - 1.0).abs() > bounds::softmax_sum(n) {
-            return Err(Stop::Failed(format!("row {row} adds up to {sum}")));
-        }
-    }
-    let truth = reference::softmax(&x, n);
-    let highest: Vec<f32> = x.chunks(n.max(1)).map(|row| row.iter().copied().fold(f32::MIN, f32::max)).collect();
-    compare(&got, &truth, n, |i| bounds::softmax(f64::from(x[i]) - f64::from(highest[i / n]), n, truth[i]))
-}
-
-fn softmax_of(bench: &mut Bench<'_>, x: &[f32], (m, n): (usize, usize)) -> Result<Vec<f32>, Stop> {
-    let mut tensor = bench.in_out(bytemuck::cast_slice(x), &[m, n], DType::F32)?;
-    bench.run(|pass| ops::softmax(pass, &mut tensor.tensor))?;
-    bench.read_f32(&tensor)
-}
 
 /// One gather.
 #[derive(Debug, Clone, Copy)]
@@ -138,6 +46,73 @@ pub(crate) fn embed(bench: &mut Bench<'_>, case: &Gather, mut inputs: Inputs) ->
     bench.run(|pass| ops::embed(pass, &rows_tensor, &w_tensor, &p_tensor, &mut out.tensor))?;
     let truth = reference::embed(&rows, &w, &positions, columns);
     compare(&bench.read_f32(&out)?, &truth, columns, |i| bounds::sum(truth[i]))
+}
+
+/// Ids in range, and among them the ends of every chunk and ids that no row has.
+pub(crate) fn gather(bench: &mut Bench<'_>, case: &Gather, mut inputs: Inputs) -> Result<f64, Stop> {
+    let &Gather { m, vocab, columns, format, rows_per_chunk } = case;
+    let w = stored(inputs.uniform(vocab * columns), format);
+    let chunk = rows_per_chunk.unwrap_or(vocab).max(1);
+    let ends = (0..vocab).step_by(chunk).flat_map(|first| [first, (first + chunk).min(vocab) - 1]);
+    let special: Vec<usize> = ends.chain([vocab, vocab + 1, vocab + chunk, u32::MAX as usize]).collect();
+    let draw = |_| match inputs.below(3) {
+        0 => special[inputs.below(special.len())] as u32,
+        _ => inputs.below(vocab) as u32,
+    };
+    let ids: Vec<u32> = (0..m).map(draw).collect();
+    let ids_tensor = bench.input_u32(&ids, &[m])?;
+    let w_tensor = bench.weight(&w, (vocab, columns), format, rows_per_chunk)?;
+    let mut out = bench.output(&[m, columns], DType::F32)?;
+    bench.run(|pass| ops::gather(pass, &ids_tensor, &w_tensor, &mut out.tensor))?;
+    let truth = reference::gather(&ids, &w, columns);
+    compare(&bench.read_f32(&out)?, &truth, columns, |i| bounds::stored(truth[i], format))
+}
+
+/// One rotary embedding.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Turning {
+    pub(crate) m: usize,
+    pub(crate) shape: Rope,
+    /// Columns of x beyond those of the heads.
+    pub(crate) more: usize,
+    /// Positions of the table; the last and the first are among the rows.
+    pub(crate) positions: usize,
+}
+
+pub(crate) fn rope(bench: &mut Bench<'_>, case: &Turning, mut inputs: Inputs) -> Result<f64, Stop> {
+    let &Turning { m, shape, more, positions } = case;
+    let Rope { heads, head_dim, rotary_dim, pairing } = shape;
+    let columns = heads * head_dim + more;
+    let table = ops::rope_table(positions, rotary_dim, 10_000.0);
+    let x = inputs.uniform(m * columns);
+    let other = u32::MAX;
+    let row = |r: usize| {
+        let position = [positions - 1, 0, inputs.below(positions), inputs.below(positions)][r % 4] as u32;
+        Row { token: other, slot: other, position, first: other }
+    };
+    let rows: Vec<Row> = (0..m).map(row).collect();
+    let rows_tensor = bench.input_u32(bytemuck::cast_slice(&rows), &[m, 4])?;
+    let table_tensor = bench.input(&table, &[positions, rotary_dim])?;
+    let mut tensor = bench.in_out(bytemuck::cast_slice(&x), &[m, columns], DType::F32)?;
+    bench.run(|pass| ops::rope(pass, &rows_tensor, &table_tensor, &mut tensor.tensor, &shape))?;
+    let truth = reference::rope(&rows, &table, &x, columns, &shape);
+    compare(&bench.read_f32(&tensor)?, &truth, columns, |i| {
+        let (row, column) = (i / columns, i % columns);
+        let within = column % head_dim.max(1);
+        // What is not rotated stays, and so does everything at position 0.
+        if column >= heads * head_dim || within >= rotary_dim || rows[row].position == 0 {
+            return 0.0;
+        }
+        let (pair, partner) = match pairing {
+            Pairing::Interleaved if within.is_multiple_of(2) => (within / 2, i + 1),
+            Pairing::Interleaved => (within / 2, i - 1),
+            Pairing::Halves if within < rotary_dim / 2 => (within, i + rotary_dim / 2),
+            Pairing::Halves => (within - rotary_dim / 2, i - rotary_dim / 2),
+        };
+        let angle = rows[row].position as usize * rotary_dim + 2 * pair;
+        let magnitude = |x: f32, factor: f32| f64::from(x).abs() * f64::from(factor).abs();
+        bounds::rope(magnitude(x[i], table[angle]) + magnitude(x[partner], table[angle + 1]))
+    })
 }
 
 /// What is hidden in a row for argmax to find.

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::gpu::GpuCompute;
 use crate::kernel::Format;
 use crate::pass::Pass;
-use crate::tensor::{DType, Tensor, Weight, to_pitch, unpitch};
+use crate::tensor::{DType, Tensor, Weight, to_pitch, to_words, unpitch};
 
 /// Words of guard on either side: 4 KiB, which keeps the view at a multiple of 256 bytes.
 const GUARD: usize = 1024;
@@ -72,15 +72,15 @@ impl<'a> Bench<'a> {
         Ok(self.in_out(data, shape, DType::U32)?.tensor)
     }
 
-    /// A matrix to read in a weight format. On the CPU backend it holds the rounded values as f32.
+    /// A matrix to read in a weight format.
     pub(crate) fn matrix(&self, data: &[f32], shape: &[usize], format: Format) -> Result<Tensor, Stop> {
-        if format == Format::F32 || !self.gpu.is_gpu() {
-            return self.input(data, shape);
+        match format {
+            Format::F32 => self.input(data, shape),
+            Format::F16 => {
+                let halves: Vec<half::f16> = data.iter().map(|&v| half::f16::from_f32(v)).collect();
+                Ok(self.gpu.tensor_f16(&halves, shape)?)
+            }
         }
-        let tensor = self.gpu.exact_tensor(shape, format.into())?;
-        let halves: Vec<u8> = data.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect();
-        self.gpu.write_bytes(&tensor, 0, &to_pitch(&halves, 2 * tensor.columns(), 2 * tensor.pitch()));
-        Ok(tensor)
     }
 
     /// A weight in chunks of `rows_per_chunk` rows, or as the adapter's limits have it.
@@ -97,17 +97,15 @@ impl<'a> Bench<'a> {
 
     /// A tensor to write, poisoned, tails included.
     pub(crate) fn output(&self, shape: &[usize], dtype: DType) -> Result<Guarded, Stop> {
-        self.guarded(shape, dtype, |tensor| vec![POISON; tensor.rows() * tensor.pitch()])
+        self.guarded(shape, dtype, |tensor| vec![POISON; tensor.words()])
     }
 
-    /// A tensor to read and write. Its tails are zero, as every op leaves them.
+    /// A tensor to read and write. Its tails are zero, as every op leaves them. Halves lie two to a word.
     pub(crate) fn in_out(&self, words: &[u32], shape: &[usize], dtype: DType) -> Result<Guarded, Stop> {
         self.guarded(shape, dtype, |tensor| {
-            bytemuck::pod_collect_to_vec(&to_pitch(
-                bytemuck::cast_slice(words),
-                4 * tensor.columns(),
-                4 * tensor.pitch(),
-            ))
+            let row_bytes = dtype.bytes() * tensor.columns();
+            let dense = bytemuck::cast_slice(words).get(..tensor.rows() * row_bytes).unwrap_or_default();
+            to_words(&to_pitch(dense, row_bytes, dtype.bytes() * tensor.pitch()))
         })
     }
 
@@ -123,7 +121,7 @@ impl<'a> Bench<'a> {
         }
         let count = match self.layout {
             Layout::Padded => crate::tensor::device_bytes(shape, dtype)? as usize / 4,
-            Layout::Dense => shape.iter().product(),
+            Layout::Dense => (shape.iter().product::<usize>() * dtype.bytes()).div_ceil(4),
         };
         let whole = self.gpu.tensor_u32(&vec![POISON; count + 2 * GUARD], &[count + 2 * GUARD])?;
         let lease = whole.lease().ok_or_else(|| Stop::Failed("a tensor without a buffer".to_owned()))?;
@@ -143,8 +141,8 @@ impl<'a> Bench<'a> {
         Ok(pass.submit()?)
     }
 
-    /// The elements of a guarded tensor, after its guards and tails were checked.
-    pub(crate) fn read(&self, guarded: &Guarded) -> Result<Vec<u32>, Stop> {
+    /// The elements of a guarded tensor, after its guards and tails were checked. `T` is as large as an element.
+    pub(crate) fn read<T: bytemuck::Pod + Send>(&self, guarded: &Guarded) -> Result<Vec<T>, Stop> {
         let Some(whole) = &guarded.whole else { return Ok(self.gpu.read(&guarded.tensor)?) };
         let words: Vec<u32> = self.gpu.read(whole)?;
         let (before, rest) = words.split_at_checked(GUARD).unwrap_or_default();
@@ -156,23 +154,25 @@ impl<'a> Bench<'a> {
         if let Some(at) = after.iter().position(|&word| word != POISON) {
             return Err(Stop::Failed(format!("wrote outside its output, {} bytes after the end", 4 * at)));
         }
-        let (columns, pitch) = (guarded.tensor.columns(), guarded.tensor.pitch());
-        for (row, elements) in body.chunks(pitch.max(1)).enumerate() {
-            let tail = elements.get(columns..).unwrap_or_default();
-            if let Some(at) = tail.iter().position(|&word| word != 0) {
-                let word = f32::from_bits(tail[at]);
+        let body: &[u8] = bytemuck::cast_slice(body);
+        let ((rows, columns), pitch) = ((guarded.tensor.rows(), guarded.tensor.columns()), guarded.tensor.pitch());
+        let size = guarded.tensor.dtype().bytes();
+        for (row, bytes) in body.chunks((pitch * size).max(1)).enumerate() {
+            // What follows the last row of an odd number of dense halves is a tail as well.
+            let tail = bytes.get(if row < rows { columns * size } else { 0 }..).unwrap_or_default();
+            if let Some(at) = tail.iter().position(|&byte| byte != 0) {
+                let (at, byte) = (columns + at / size, tail[at]);
                 return Err(Stop::Failed(format!(
-                    "row {row}: padding [{}] is {word}, not zero, in rows of {columns}",
-                    columns + at
+                    "row {row}: padding [{at}] has a byte {byte:#04x}, not zero, in rows of {columns}"
                 )));
             }
         }
-        Ok(unpitch(bytemuck::cast_slice(body), columns, pitch))
+        Ok(unpitch(body, (rows, columns), pitch))
     }
 
     /// [`Bench::read`] as floats.
     pub(crate) fn read_f32(&self, guarded: &Guarded) -> Result<Vec<f32>, Stop> {
-        Ok(bytemuck::cast_vec(self.read(guarded)?))
+        self.read(guarded)
     }
 }
 

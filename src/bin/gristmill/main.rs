@@ -4,6 +4,7 @@ mod demo;
 mod doctor;
 mod failure;
 mod generate;
+mod mutants;
 mod output;
 mod perplexity;
 mod source;
@@ -22,7 +23,8 @@ const EXIT_CODES: &str = "Exit codes:
   1  the device failed, or a check did
   2  wrong arguments: usage, an empty prompt, a token out of range, more tokens than the context holds
   3  no adapter of the kind asked for
-  4  a wrong result: `verify` or the self-test of `doctor` failed, or a model computed NaN
+  4  a wrong result: `verify` or the self-test of `doctor` failed, a model computed NaN, or `mutants` lived
+     that should not
   5  a file that is missing, damaged or not supported
   130  interrupted; what was written until then is printed";
 
@@ -47,6 +49,9 @@ enum Command {
     /// Run every operation on the adapter and compare it with its reference
     #[command(after_help = EXIT_CODES)]
     Verify(verify::Args),
+    /// Break the shaders, one small change at a time, and say which changes the cases of `verify` notice
+    #[command(after_help = EXIT_CODES)]
+    Mutants(mutants::Args),
     /// Say what this machine has for computing, what it lacks, and how to get it
     #[command(after_help = EXIT_CODES)]
     Doctor(doctor::Args),
@@ -94,6 +99,7 @@ fn main() -> ExitCode {
         Some(Command::Generate(args)) => generate::run(args),
         Some(Command::Perplexity(args)) => perplexity::run(args),
         Some(Command::Verify(args)) => verify::run(args),
+        Some(Command::Mutants(args)) => mutants::run(args),
         Some(Command::Doctor(args)) => doctor::run(args),
     };
     match outcome {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use gristmill::verify::{self, Case, Report};
+use gristmill::verify::{self, Case, OpReport, Report};
+use gristmill::{ComputeBackend, GpuCompute};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -19,6 +20,9 @@ pub(crate) struct Args {
     /// Only this operation
     #[arg(long, value_name = "OP")]
     op: Option<String>,
+    /// Run on the adapter and on the CPU backend, and print which op is verified where, as the table of the README
+    #[arg(long, conflicts_with_all = ["op", "backend", "json", "out"])]
+    support: bool,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -34,17 +38,13 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
         let known = Vec::from_iter(known).join(", ");
         return Err(usage(&format!("no such operation; there are {known}")));
     }
+    if args.support {
+        return support(args, count);
+    }
     let gpu = args.place.open(Backend::Gpu)?;
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} cases, {msg}");
-    let bar = ProgressBar::new(count as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     // A case's name begins with its operation's.
     let filter = args.op.as_ref().map(|op| format!("{op} "));
-    let report = verify::run(&gpu, filter.as_deref(), |case, _, _| {
-        bar.set_message(case.op);
-        bar.inc(1);
-    });
-    bar.finish_and_clear();
-
+    let report = run_cases(&gpu, filter.as_deref(), count);
     if !args.form.json {
         print(&lines(&report))?;
     }
@@ -54,6 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
         ("passed", json!(report.passed())),
         ("failed", json!(report.failures.len())),
         ("skipped", json!(report.skips.len())),
+        ("unverified", json!(report.unverified())),
         ("ops", report.ops.iter().map(|op| json!(op)).collect::<Value>()),
         ("failures", json!(report.failures)),
         ("skips", json!(report.skips)),
@@ -63,13 +64,50 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
     Ok(if report.is_good() { Outcome::Done } else { Outcome::Wrong })
 }
 
-/// A row per operation; below it what failed and what was skipped, and why.
+/// Runs the cases behind a progress bar.
+fn run_cases(gpu: &GpuCompute, filter: Option<&str>, count: usize) -> Report {
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} cases, {msg}");
+    let bar = ProgressBar::new(count as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let report = verify::run(gpu, filter, |case, _, _| {
+        bar.set_message(case.op);
+        bar.inc(1);
+    });
+    bar.finish_and_clear();
+    report
+}
+
+/// The table of the README: what is verified on an adapter and on the CPU backend.
+fn support(args: &Args, count: usize) -> Result<Outcome, Failure> {
+    let (gpu, cpu) = (args.place.open(Backend::Gpu)?, GpuCompute::new(ComputeBackend::Cpu)?);
+    let reports = [&gpu, &cpu].map(|backend| {
+        note(&backend_line(backend));
+        run_cases(backend, None, count)
+    });
+    print(
+        "| op | type | on an adapter: cases passed, worst error / bound | kernels | on the CPU backend |\n|---|---|---|---|---|\n",
+    )?;
+    let cell = |row: Option<&OpReport>| match row {
+        Some(row) if row.unverified > 0 => format!("{} unverified", row.unverified),
+        Some(row) if row.passed == row.cases => format!("{}, {:.2}", row.passed, row.worst),
+        Some(row) => format!("{} of {}, {:.2}", row.passed, row.cases, row.worst),
+        None => "none".to_owned(),
+    };
+    for row in &reports[0].ops {
+        let on_cpu = reports[1].ops.iter().find(|other| (other.op, other.dtype) == (row.op, row.dtype));
+        let kernels = Vec::from_iter(row.kernels.iter().copied()).join(", ");
+        print(&format!("| `{}` | {} | {} | {kernels} | {} |\n", row.op, row.dtype, cell(Some(row)), cell(on_cpu)))?;
+    }
+    Ok(if reports.iter().all(Report::is_good) { Outcome::Done } else { Outcome::Wrong })
+}
+
+/// A row per operation and element type; below it what failed and what was skipped, and why.
 fn lines(report: &Report) -> String {
-    let header = ["op", "cases", "passed", "failed", "skipped", "worst / bound"].map(str::to_owned).to_vec();
+    let header = ["op", "type", "cases", "passed", "failed", "skipped", "unverified", "worst / bound"];
+    let header = header.map(str::to_owned).to_vec();
     let rows = report.ops.iter().map(|op| {
-        let counts = [op.cases, op.passed, op.failed, op.skipped].map(|count| count.to_string());
+        let counts = [op.cases, op.passed, op.failed, op.skipped, op.unverified].map(|count| count.to_string());
         let worst = format!("{:.3}", op.worst);
-        [vec![op.op.to_owned()], counts.to_vec(), vec![worst]].concat()
+        [vec![op.op.to_owned(), op.dtype.to_owned()], counts.to_vec(), vec![worst]].concat()
     });
     let mut text = table(&std::iter::once(header).chain(rows).collect::<Vec<_>>());
     for (word, cases) in [("failed", &report.failures), ("skipped", &report.skips)] {

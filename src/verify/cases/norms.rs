@@ -1,43 +1,69 @@
-//! Rows of the norms and softmax.
+//! Rows of the norms and softmaxes.
 
 use super::Table;
-use crate::verify::rows::{Logits, Norm, layer_norm, softmax};
+use crate::verify::inputs::Inputs;
+use crate::verify::norms::{Logits, Norm, add_layer_norm, layer_norm, log_softmax, rms_norm, softmax};
+use crate::verify::runner::{Bench, Stop};
 
 pub(super) fn norms(table: &mut Table) {
-    layer_norms(table);
+    all_norms(table);
     softmaxes(table);
 }
 
-fn layer_norms(table: &mut Table) {
-    let base = Norm { m: 3, n: 768, mean: 0.0, eps: 1e-5, first_row: 0, constant: false };
+const BASE: Norm = Norm { m: 3, n: 768, mean: 0.0, eps: 1e-5, first_row: 0, constant: false };
+
+/// What all norms are tried on.
+fn common() -> Vec<(&'static str, Norm)> {
     let mut rows = Vec::new();
     for (i, n) in [2, 3, 5, 33, 63, 64, 65, 129, 255, 768, 1025, 4096, 12288].into_iter().enumerate() {
-        rows.push(("length", Norm { m: i % 4 + 1, n, ..base }));
+        rows.push(("length", Norm { m: i % 4 + 1, n, ..BASE }));
     }
     for mean in [1.0, 10.0, 100.0, 1e3, 1e4, -1e4] {
-        rows.push(("large mean", Norm { mean, ..base }));
-        rows.push(("large mean", Norm { mean, n: 33, ..base }));
+        rows.push(("large mean", Norm { mean, ..BASE }));
+        rows.push(("large mean", Norm { mean, n: 33, ..BASE }));
     }
     for eps in [0.0, 1e-6, 1e-4, 0.1, 10.0] {
-        rows.push(("eps", Norm { eps, n: 132, ..base }));
+        rows.push(("eps", Norm { eps, n: 132, ..BASE }));
     }
     for mean in [0.0, 0.1, 1e4] {
-        rows.push(("constant rows", Norm { mean, constant: true, n: 70, ..base }));
+        rows.push(("constant rows", Norm { mean, constant: true, n: 70, ..BASE }));
     }
-    rows.push(("one column", Norm { n: 1, ..base }));
-    rows.push(("one column", Norm { n: 1, mean: 3.0, eps: 10.0, ..base }));
-    for (first_row, n) in [(1, 5), (7, 64), (100, 17)] {
-        rows.push(("later rows", Norm { first_row, n, ..base }));
+    rows.push(("one column", Norm { n: 1, ..BASE }));
+    rows.push(("one column", Norm { n: 1, mean: 3.0, eps: 10.0, ..BASE }));
+    rows.push(("no rows", Norm { m: 0, n: 5, ..BASE }));
+    rows.push(("no columns", Norm { n: 0, ..BASE }));
+    rows.push(("GPT-2", Norm { m: 64, ..BASE }));
+    rows.push(("folded grid", Norm { m: 65_601, n: 130, ..BASE }));
+    rows
+}
+
+/// Rows of x that are not the first.
+fn later() -> impl Iterator<Item = (&'static str, Norm)> {
+    [(1, 5), (7, 64), (100, 17)].into_iter().map(|(first_row, n)| ("later rows", Norm { first_row, n, ..BASE }))
+}
+
+type RunNorm = fn(&mut Bench<'_>, &Norm, Inputs) -> Result<f64, Stop>;
+
+fn norm(table: &mut Table, op: &'static str, (class, case): (&'static str, Norm), run: RunNorm) {
+    let Norm { m, n, mean, eps, first_row, constant } = case;
+    let constant = if constant { " constant" } else { "" };
+    let detail = format!("m={m},n={n} mean={mean} eps={eps} first={first_row}{constant}");
+    table.row((op, class), &detail, m * n, move |bench, inputs| run(bench, &case, inputs));
+}
+
+fn all_norms(table: &mut Table) {
+    for row in common().into_iter().chain(later()) {
+        norm(table, "layer_norm", row, layer_norm);
     }
-    rows.push(("no rows", Norm { m: 0, n: 5, ..base }));
-    rows.push(("no columns", Norm { n: 0, ..base }));
-    rows.push(("GPT-2", Norm { m: 64, ..base }));
-    rows.push(("folded grid", Norm { m: 65_601, n: 130, ..base }));
-    for (class, case) in rows {
-        let Norm { m, n, mean, eps, first_row, constant } = case;
-        let constant = if constant { " constant" } else { "" };
-        let detail = format!("m={m},n={n} mean={mean} eps={eps} first={first_row}{constant}");
-        table.row(("layer_norm", class), &detail, m * n, move |bench, inputs| layer_norm(bench, &case, inputs));
+    for row in common() {
+        norm(table, "add_layer_norm", row, add_layer_norm);
+    }
+    // Squares up to 1e36, and down to what may be flushed.
+    let far = [(1e15, 0.0), (-1e18, 1e-5), (1e-15, 0.0), (1e-15, 1e-30), (3e-19, 0.0)];
+    let far = far.map(|(mean, eps)| ("far out", Norm { mean, eps, constant: true, n: 129, ..BASE }));
+    let llama = ("Llama", Norm { m: 5, n: 4096, eps: 1e-6, ..BASE });
+    for row in common().into_iter().chain(later()).chain(far).chain([llama]) {
+        norm(table, "rms_norm", row, rms_norm);
     }
 }
 
@@ -64,6 +90,9 @@ fn softmaxes(table: &mut Table) {
     rows.push(("far out", (2, 33), Logits::Dominant(1e30)));
     for (class, (m, n), logits) in rows {
         let detail = format!("m={m},n={n} {}", format!("{logits:?}").to_lowercase());
-        table.row(("softmax", class), &detail, 2 * m * n, move |bench, inputs| softmax(bench, (m, n), logits, inputs));
+        let (shape, work) = ((m, n), 2 * m * n);
+        table.row(("softmax", class), &detail, work, move |bench, inputs| softmax(bench, shape, logits, inputs));
+        table
+            .row(("log_softmax", class), &detail, work, move |bench, inputs| log_softmax(bench, shape, logits, inputs));
     }
 }

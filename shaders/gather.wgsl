@@ -1,0 +1,68 @@
+//! op: gather
+//! out[r] = w[ids[r] - row0]; a row of zeros where ids[r] >= rows.   ids:[m]  w:[n, k]  out:[m, k]
+//! w is one chunk of a weight of `rows` rows, rows row0.. of it: a dispatch per chunk, and each row of out is written by the
+//! one whose chunk holds its id, or by the first.
+
+/// Invocations per workgroup. Tune: 32u, 64u, 128u
+const WG = 64u;
+
+struct Params {
+    /// Rows of out.
+    m: u32,
+    /// k / 4, rounded up: row pitch of out, in quads.
+    quads: u32,
+    /// Row pitch of w, in 16 bytes.
+    w_pitch: u32,
+    /// The chunk's first row.
+    row0: u32,
+    /// Rows of the chunk.
+    n: u32,
+    /// Rows of all chunks.
+    rows: u32,
+}
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> ids: array<u32>;
+@group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
+
+@compute @workgroup_size(WG)
+fn gather(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let r = group.y * groups.x + group.x;
+    if r >= p.m {
+        return;
+    }
+    let id = ids[r];
+    let held = id >= p.row0 && id - p.row0 < p.n;
+    let nowhere = id >= p.rows && p.row0 == 0u;
+    if !held && !nowhere {
+        return;
+    }
+    for (var quad = lane; quad < p.quads; quad += WG) {
+        var value = vec4f();
+        if held {
+            value = weight4(id - p.row0, quad);
+        }
+        out[r * p.quads + quad] = value;
+    }
+}
+
+// --- weight format ---
+/// Four neighbours of a row.
+fn weight4(row: u32, quad: u32) -> vec4f {
+    return bitcast<vec4f>(w[row * p.w_pitch + quad]);
+}
+
+/// The product of 32 neighbours of a row with `x`.
+fn dot32(row: u32, block: u32, x: ptr<function, array<vec4f, 8>>) -> f32 {
+    let at = row * p.w_pitch + block * 8u;
+    var sum = vec4f();
+    for (var i = 0u; i < 8u; i++) {
+        sum += (*x)[i] * bitcast<vec4f>(w[at + i]);
+    }
+    return dot(sum, vec4f(1.0));
+}
+// --- end of weight format ---

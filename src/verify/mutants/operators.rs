@@ -1,0 +1,409 @@
+//! What is broken: each operator looks at one place of a kernel and says what could stand there instead.
+//!
+//! Whole numbers of `const` declarations are left alone: they lay out workgroup memory and tiles, `const_assert` and naga
+//! guard them, and what they change is speed. Functions that the entry point does not reach are left alone: changing them
+//! changes nothing.
+
+use std::ops::Range;
+
+use super::tokens::{Kind, Outline, Token, matching, outline, reachable, tokens};
+
+/// What kind of mistake a mutant makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Operator {
+    /// Another arithmetic operator (`+` for `-`, `+` for `*`, `*` for `/`, `/` for `%`, `|` for `&`), or a lost minus sign.
+    Arithmetic,
+    /// A comparison that is off by its border: `<=` for `<`, `!=` for `==`.
+    Bound,
+    /// `&&` for `||`.
+    Logic,
+    /// A whole number that is one too large: an index, an offset, a factor.
+    Index,
+    /// A float of half its value, or 1 for 0. (Half, because a limit has slack above it more often than below.)
+    Constant,
+    /// Another parameter, member or component of the same type.
+    Stride,
+    /// A statement that is not there.
+    Statement,
+    /// A `workgroupBarrier` that is not there.
+    Barrier,
+    /// The first or the last step of a loop is not there, or it has only one.
+    Tile,
+    /// A condition, a `select` or a `clamp` that lets everything through.
+    Mask,
+    /// A subtraction that is not there: of the maximum before `exp`, of the mean, of a first row.
+    Shift,
+    /// Another function: `min` for `max`, `sqrt` for `inverseSqrt`.
+    Builtin,
+    /// The variance as E\[x^2\] - mean^2 in place of E\[(x - mean)^2\].
+    Variance,
+}
+
+impl Operator {
+    /// Every operator.
+    pub const ALL: [Operator; 13] = [
+        Operator::Arithmetic,
+        Operator::Bound,
+        Operator::Logic,
+        Operator::Index,
+        Operator::Constant,
+        Operator::Stride,
+        Operator::Statement,
+        Operator::Barrier,
+        Operator::Tile,
+        Operator::Mask,
+        Operator::Shift,
+        Operator::Builtin,
+        Operator::Variance,
+    ];
+
+    /// One word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Operator::Arithmetic => "arithmetic",
+            Operator::Bound => "bound",
+            Operator::Logic => "logic",
+            Operator::Index => "index",
+            Operator::Constant => "constant",
+            Operator::Stride => "stride",
+            Operator::Statement => "statement",
+            Operator::Barrier => "barrier",
+            Operator::Tile => "tile",
+            Operator::Mask => "mask",
+            Operator::Shift => "shift",
+            Operator::Builtin => "builtin",
+            Operator::Variance => "variance",
+        }
+    }
+}
+
+/// One change of a text.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Change {
+    pub(super) span: Range2,
+    pub(super) operator: Operator,
+    pub(super) text: String,
+}
+
+/// A range that can be ordered.
+pub(super) type Range2 = (usize, usize);
+
+/// A file that is being looked at.
+struct Text<'a> {
+    source: &'a str,
+    tokens: Vec<Token<'a>>,
+    outline: Outline<'a>,
+    found: Vec<Change>,
+}
+
+/// Every change of `source` in what `entries` reach, in the order of the file.
+pub(super) fn changes(source: &str, entries: &[&str]) -> Vec<Change> {
+    let tokens = tokens(source);
+    let outline = outline(&tokens);
+    let bodies: Vec<Range<usize>> =
+        reachable(&tokens, &outline, entries).iter().filter_map(|name| outline.functions.get(name).cloned()).collect();
+    let initializers: Vec<Range<usize>> = outline.constants.iter().map(|(_, range)| range.clone()).collect();
+    let mut text = Text { source, tokens, outline, found: Vec::new() };
+    for i in initializers.into_iter().flatten() {
+        text.constant(i);
+        text.sign(i);
+    }
+    for body in bodies {
+        for i in body.clone() {
+            text.operators(i);
+            text.index(i);
+            text.constant(i);
+            text.sign(i);
+            text.stride(i);
+            text.tile(i);
+            text.mask(i);
+            text.shift(i);
+            text.builtin(i);
+            text.variance(i, &body);
+        }
+        text.statements(body);
+    }
+    text.found.sort();
+    text.found.dedup_by(|a, b| a.span == b.span && a.text == b.text);
+    text.found
+}
+
+/// The first word of a statement that is no assignment.
+const KEYWORDS: [&str; 9] = ["let", "var", "const", "if", "else", "for", "while", "return", "switch"];
+
+impl<'a> Text<'a> {
+    fn at(&self, i: usize) -> &'a str {
+        self.tokens.get(i).map_or("", |token| token.text)
+    }
+
+    fn kind(&self, i: usize) -> Option<Kind> {
+        self.tokens.get(i).map(|token| token.kind)
+    }
+
+    /// The bytes of some tokens.
+    fn bytes(&self, range: Range<usize>) -> Range2 {
+        let edge = |i: usize| self.tokens.get(i).map_or(0..0, |token| token.span.clone());
+        (edge(range.start).start, edge(range.end.saturating_sub(1)).end)
+    }
+
+    fn text(&self, range: Range<usize>) -> &'a str {
+        let (from, to) = self.bytes(range);
+        self.source.get(from..to).unwrap_or_default()
+    }
+
+    fn put(&mut self, operator: Operator, range: Range<usize>, text: impl Into<String>) {
+        let span = self.bytes(range);
+        self.found.push(Change { span, operator, text: text.into() });
+    }
+
+    /// Whether the operator at `i` has something on its left.
+    fn is_binary(&self, i: usize) -> bool {
+        let Some(before) = i.checked_sub(1) else { return false };
+        match self.kind(before) {
+            Some(Kind::Mark) => matches!(self.at(before), ")" | "]"),
+            Some(Kind::Word) => !KEYWORDS.contains(&self.at(before)),
+            kind => kind == Some(Kind::Number),
+        }
+    }
+
+    fn operators(&mut self, i: usize) {
+        let (operator, other) = match self.at(i) {
+            "+" => (Operator::Arithmetic, "-"),
+            "-" => (Operator::Arithmetic, "+"),
+            "*" => (Operator::Arithmetic, "+"),
+            "/" => (Operator::Arithmetic, "*"),
+            "%" => (Operator::Arithmetic, "/"),
+            "&" => (Operator::Arithmetic, "|"),
+            "|" => (Operator::Arithmetic, "&"),
+            "<<" => (Operator::Arithmetic, ">>"),
+            ">>" => (Operator::Arithmetic, "<<"),
+            "+=" => (Operator::Arithmetic, "-="),
+            "-=" => (Operator::Arithmetic, "+="),
+            "*=" => (Operator::Arithmetic, "+="),
+            "/=" => (Operator::Arithmetic, "*="),
+            "<" => (Operator::Bound, "<="),
+            "<=" => (Operator::Bound, "<"),
+            ">" => (Operator::Bound, ">="),
+            ">=" => (Operator::Bound, ">"),
+            "==" => (Operator::Bound, "!="),
+            "!=" => (Operator::Bound, "=="),
+            "&&" => (Operator::Logic, "||"),
+            "||" => (Operator::Logic, "&&"),
+            _ => return,
+        };
+        if self.is_binary(i) {
+            self.put(operator, i..i + 1, other);
+        }
+    }
+
+    fn index(&mut self, i: usize) {
+        if self.kind(i) != Some(Kind::Number) || is_float(self.at(i)) {
+            return;
+        }
+        let (digits, suffix) = match self.at(i).strip_suffix(['u', 'i']) {
+            Some(digits) => (digits, &self.at(i)[digits.len()..]),
+            None => (self.at(i), ""),
+        };
+        let value = match digits.strip_prefix("0x") {
+            Some(hex) => u64::from_str_radix(hex, 16),
+            None => digits.parse(),
+        };
+        if let Ok(value) = value {
+            self.put(Operator::Index, i..i + 1, format!("{}{suffix}", value + 1));
+        }
+    }
+
+    fn constant(&mut self, i: usize) {
+        if self.kind(i) == Some(Kind::Number) && is_float(self.at(i)) {
+            let digits = self.at(i).trim_end_matches(['f', 'h']);
+            let Ok(value) = digits.parse::<f64>() else { return };
+            let other = if value == 0.0 { 1.0 } else { value / 2.0 };
+            self.put(Operator::Constant, i..i + 1, format!("{other:?}"));
+        }
+    }
+
+    fn sign(&mut self, i: usize) {
+        if self.at(i) == "-" && !self.is_binary(i) {
+            self.put(Operator::Arithmetic, i..i + 1, "");
+        }
+    }
+
+    fn stride(&mut self, i: usize) {
+        if self.at(i) != "." || self.kind(i + 1) != Some(Kind::Word) {
+            return;
+        }
+        let of_params = i.checked_sub(1).is_some_and(|before| self.at(before) == "p");
+        let member = self.at(i + 1);
+        let is_it = |owner: &str, name: &str| name == member && (owner == "Params") == of_params;
+        let known = self.outline.members.iter().find(|(owner, name, _)| is_it(owner, name));
+        if let Some(&(owner, _, ty)) = known {
+            let like = self.outline.members.iter().filter(|(other, _, t)| *other == owner && *t == ty);
+            let like: Vec<&str> = like.map(|(_, name, _)| *name).collect();
+            let at = like.iter().position(|name| *name == member).unwrap_or(0);
+            if let Some(other) = like.get((at + 1) % like.len()).filter(|other| **other != member) {
+                let other = (*other).to_owned();
+                self.put(Operator::Stride, i + 1..i + 2, other);
+            }
+            return;
+        }
+        let other = match member {
+            "x" => "y",
+            "y" | "z" => "x",
+            "w" => "z",
+            "xy" => "zw",
+            "zw" => "xy",
+            _ => return,
+        };
+        self.put(Operator::Stride, i + 1..i + 2, other);
+    }
+
+    /// Loops of the form `for (var i = A; i < N; i += STEP)`, or with `i++`.
+    fn tile(&mut self, i: usize) {
+        if self.at(i) != "for" || self.at(i + 1) != "(" {
+            return;
+        }
+        let close = matching(&self.tokens, i + 1);
+        let Some(first) = (i..close).find(|&j| self.at(j) == ";") else { return };
+        let Some(second) = (first + 1..close).find(|&j| self.at(j) == ";") else { return };
+        let (name, step) = (self.at(second + 1), second + 2);
+        let by = match self.at(step) {
+            "+=" => self.text(step + 1..close),
+            "++" => "1u",
+            _ => return,
+        };
+        if self.at(step) == "++" {
+            self.put(Operator::Tile, step..step + 1, "--");
+        }
+        if self.at(first + 1) == name && matches!(self.at(first + 2), "<" | "<=") {
+            self.put(Operator::Tile, first + 1..first + 2, format!("{name} + {by}"));
+        }
+        if let Some(equals) = (i..first).find(|&j| self.at(j) == "=") {
+            let from = self.text(equals + 1..first);
+            self.put(Operator::Tile, equals + 1..first, format!("{from} + {by}"));
+        }
+    }
+
+    /// The arguments of the call whose `(` stands at `open`.
+    fn arguments(&self, open: usize) -> Vec<Range<usize>> {
+        let close = matching(&self.tokens, open);
+        let (mut found, mut from, mut i) = (Vec::new(), open + 1, open + 1);
+        while i < close {
+            match self.at(i) {
+                "(" | "[" => i = matching(&self.tokens, i),
+                "," => {
+                    found.push(from..i);
+                    from = i + 1;
+                }
+                _ => (),
+            }
+            i += 1;
+        }
+        found.push(from..close);
+        found
+    }
+
+    fn mask(&mut self, i: usize) {
+        let is_call = self.at(i + 1) == "(";
+        match self.at(i) {
+            "if" => {
+                let Some(open) = (i..self.tokens.len()).find(|&j| self.at(j) == "{") else { return };
+                let all = if self.at(open + 1) == "return" { "false" } else { "true" };
+                self.put(Operator::Mask, i + 1..open, all);
+            }
+            name @ ("select" | "clamp") if is_call => {
+                let kept = self.arguments(i + 1).get(usize::from(name == "select")).cloned();
+                if let Some(kept) = kept {
+                    let (end, kept) = (matching(&self.tokens, i + 1) + 1, self.text(kept).to_owned());
+                    self.put(Operator::Mask, i..end, format!("({kept})"));
+                }
+            }
+            _ => (),
+        }
+    }
+
+    /// One past the operand that begins at `i`: a number, or a name with its members, indices and arguments.
+    fn operand_end(&self, i: usize) -> usize {
+        let mut end = if self.at(i) == "(" { matching(&self.tokens, i) + 1 } else { i + 1 };
+        loop {
+            end = match self.at(end) {
+                "(" | "[" => matching(&self.tokens, end) + 1,
+                "." => end + 2,
+                _ => return end,
+            };
+        }
+    }
+
+    fn shift(&mut self, i: usize) {
+        if self.at(i) == "-" && self.is_binary(i) {
+            self.put(Operator::Shift, i..self.operand_end(i + 1), "");
+        }
+    }
+
+    fn builtin(&mut self, i: usize) {
+        if self.at(i + 1) != "(" || self.outline.functions.contains_key(self.at(i)) {
+            return;
+        }
+        let other = match self.at(i) {
+            "max" => "min",
+            "min" => "max",
+            "exp" => "exp2",
+            "log" => "log2",
+            "sqrt" => "inverseSqrt",
+            "inverseSqrt" => "sqrt",
+            "sin" => "cos",
+            "cos" => "sin",
+            "subgroupAdd" => "subgroupMax",
+            "subgroupMax" => "subgroupMin",
+            "subgroupMin" => "subgroupMax",
+            _ => return,
+        };
+        self.put(Operator::Builtin, i..i + 1, other);
+    }
+
+    /// Statements of a body: assignments, increments and barriers.
+    fn statements(&mut self, body: Range<usize>) {
+        let (mut from, mut i) = (body.start + 1, body.start + 1);
+        while i < body.end {
+            match self.at(i) {
+                // A loop's head is no statement.
+                "(" | "[" => i = matching(&self.tokens, i),
+                "{" | "}" => from = i + 1,
+                ";" => {
+                    let operator = match self.at(from) {
+                        "workgroupBarrier" | "storageBarrier" => Some(Operator::Barrier),
+                        word if KEYWORDS.contains(&word) => None,
+                        _ => Some(Operator::Statement),
+                    };
+                    if let Some(operator) = operator.filter(|_| i > from) {
+                        self.put(operator, from..i + 1, "");
+                    }
+                    from = i + 1;
+                }
+                _ => (),
+            }
+            i += 1;
+        }
+    }
+
+    /// `let c = E - M; S += c * c;` and, further down, `S) / f32(N)`: c loses its mean, the quotient gets `- M * M`.
+    fn variance(&mut self, i: usize, body: &Range<usize>) {
+        let (name, end) = (self.at(i + 1), self.tokens.len().min(body.end));
+        let Some(semicolon) = (i..end).find(|&j| self.at(j) == ";").filter(|_| self.at(i) == "let") else { return };
+        let sum = self.at(semicolon + 1);
+        let square = [sum, "+=", name, "*", name, ";"];
+        if !square.iter().enumerate().all(|(j, text)| self.at(semicolon + 1 + j) == *text) {
+            return;
+        }
+        // The last subtraction of E - M.
+        let Some(minus) = (i..semicolon).rev().find(|&j| self.at(j) == "-" && self.is_binary(j)) else { return };
+        let Some(used) = (semicolon + 7..end).find(|&j| self.at(j) == sum) else { return };
+        let Some(over) = (used..end).find(|&j| self.at(j) == "/") else { return };
+        let (quotient, mean) = (self.operand_end(over + 1), self.text(minus + 1..semicolon));
+        let (kept, rest) = (self.text(i..minus), self.text(semicolon..quotient));
+        self.put(Operator::Variance, i..quotient, format!("{kept}{rest} - {mean} * {mean}"));
+    }
+}
+
+fn is_float(number: &str) -> bool {
+    !number.starts_with("0x") && number.contains(['.', 'e', 'f'])
+}

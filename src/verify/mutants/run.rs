@@ -1,0 +1,221 @@
+//! Running mutants: which cases can see one, and what became of it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use super::Mutant;
+use crate::error::Result;
+use crate::gpu::{ComputeBackend, GpuCompute, Options};
+use crate::kernel::{File, Kernel, kernels};
+use crate::verify::{Case, Layout, Outcome, cases, execute};
+
+/// How a device is opened and how operands lie: between them, every kernel is dispatched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Setting {
+    /// The adapter as it is.
+    Adapter,
+    /// Without immediates and subgroups.
+    Plain,
+    /// The adapter as it is; operands as a caller's buffers.
+    Dense,
+}
+
+impl Setting {
+    /// Every setting.
+    pub const ALL: [Setting; 3] = [Setting::Adapter, Setting::Plain, Setting::Dense];
+
+    fn name(self) -> &'static str {
+        match self {
+            Setting::Adapter => "adapter",
+            Setting::Plain => "plain",
+            Setting::Dense => "dense",
+        }
+    }
+
+    fn layout(self) -> Layout {
+        if self == Setting::Dense { Layout::Dense } else { Layout::Padded }
+    }
+
+    /// Opens a device of its own.
+    fn open(self, adapter: Option<&str>) -> Result<GpuCompute> {
+        let mut options = Options::new(ComputeBackend::Gpu);
+        options.adapter = adapter.map(str::to_owned);
+        (options.immediates, options.subgroups) = (self != Setting::Plain, self != Setting::Plain);
+        GpuCompute::open(&options)
+    }
+}
+
+/// One case in one setting; written `plain:17`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Job {
+    /// The setting.
+    pub setting: Setting,
+    /// Position in [`cases`].
+    pub case: usize,
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.setting.name(), self.case)
+    }
+}
+
+impl FromStr for Job {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Job, String> {
+        let parsed = text.split_once(':').and_then(|(setting, case)| {
+            let setting = Setting::ALL.into_iter().find(|s| s.name() == setting)?;
+            Some(Job { setting, case: case.parse().ok()? })
+        });
+        parsed.ok_or_else(|| format!("`{text}` is no job"))
+    }
+}
+
+/// A case that was run with nothing broken.
+#[derive(Debug)]
+struct Ran {
+    job: Job,
+    kernels: BTreeSet<&'static str>,
+    time: Duration,
+}
+
+/// The cases as they are with nothing broken: which kernels each dispatches, how long it takes, and that it passes, without
+/// which nothing could be said of a mutant that fails it.
+#[derive(Debug)]
+pub struct Survey {
+    cases: Vec<Case>,
+    ran: Vec<Ran>,
+    /// `setting case: message` of what failed with nothing broken.
+    pub failures: Vec<String>,
+}
+
+impl Survey {
+    /// Runs every case that is not large, or those of `ops` only, in every setting.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`](crate::Error::NoAdapter).
+    pub fn run(adapter: Option<&str>, ops: Option<&BTreeSet<&str>>, mut progress: impl FnMut(&Case)) -> Result<Survey> {
+        let mut survey = Survey { cases: cases(), ran: Vec::new(), failures: Vec::new() };
+        for setting in Setting::ALL {
+            let gpu = setting.open(adapter)?;
+            for (index, case) in survey.cases.iter().enumerate() {
+                if case.large || ops.is_some_and(|ops| !ops.contains(case.op)) {
+                    continue;
+                }
+                let start = Instant::now();
+                let (outcome, kernels) = execute(&gpu, case, setting.layout());
+                if let Outcome::Failed { message } = outcome {
+                    survey.failures.push(format!("{} {}: {message}", setting.name(), case.name));
+                }
+                survey.ran.push(Ran { job: Job { setting, case: index }, kernels, time: start.elapsed() });
+                progress(case);
+            }
+        }
+        Ok(survey)
+    }
+
+    /// How many cases a survey runs.
+    pub fn length(ops: Option<&BTreeSet<&str>>) -> usize {
+        let wanted = |case: &&Case| !case.large && ops.is_none_or(|ops| ops.contains(case.op));
+        Setting::ALL.len() * cases().iter().filter(wanted).count()
+    }
+
+    /// The cases that dispatch what the mutant changes: those of its own op first, short ones before long ones, large ones
+    /// last and in the setting in which the kernel came up first.
+    pub fn jobs(&self, mutant: &Mutant) -> Vec<Job> {
+        let seen = |ran: &&Ran| self.dispatches(ran, mutant);
+        let own = |job: &Job| self.cases.get(job.case).is_some_and(|case| mutant.op.is_none_or(|op| op == case.op));
+        let mut ran: Vec<&Ran> = self.ran.iter().filter(seen).collect();
+        ran.sort_by_key(|ran| (!own(&ran.job), ran.job.setting, ran.time, ran.job.case));
+        let mut jobs: Vec<Job> = ran.iter().map(|ran| ran.job).collect();
+        let Some(setting) = jobs.iter().map(|job| job.setting).min() else { return jobs };
+        let ops: BTreeSet<&str> =
+            ran.iter().filter_map(|ran| self.cases.get(ran.job.case)).map(|case| case.op).collect();
+        let large = (0..self.cases.len()).filter(|&i| self.cases.get(i).is_some_and(|c| c.large && ops.contains(c.op)));
+        let mut large: Vec<Job> = large.map(|case| Job { setting, case }).collect();
+        large.sort_by_key(|job| (!own(job), job.case));
+        jobs.extend(large);
+        jobs
+    }
+
+    fn dispatches(&self, ran: &Ran, mutant: &Mutant) -> bool {
+        let dtype = self.cases.get(ran.job.case).map_or("", |case| case.dtype);
+        let reads = |kernel: &&&Kernel| kernel.format.is_some() && ran.kernels.contains(kernel.name);
+        match mutant.edit.file {
+            File::Kernel(index) => kernels::ALL.get(index).is_some_and(|kernel| ran.kernels.contains(kernel.name)),
+            File::Format(format) => dtype == format.name() && kernels::ALL.iter().any(|kernel| reads(&kernel)),
+        }
+    }
+
+    /// How long a case took with nothing broken; `None` for one that was not run.
+    pub fn time(&self, job: &Job) -> Option<Duration> {
+        self.ran.iter().find(|ran| ran.job == *job).map(|ran| ran.time)
+    }
+
+    /// The name of a case.
+    pub fn name(&self, job: &Job) -> String {
+        let case = self.cases.get(job.case).map_or("?", |case| case.name.as_str());
+        format!("{} {case}", job.setting.name())
+    }
+}
+
+/// What became of a mutant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// A case failed.
+    Caught {
+        /// Position in the list of jobs.
+        job: usize,
+        /// What it said.
+        message: String,
+    },
+    /// Every case passed.
+    Survived,
+    /// No case compiled the changed text.
+    Unseen,
+}
+
+/// Runs the cases of mutants, each on devices of its own: what one wrote where it should not, the next never sees.
+#[derive(Debug)]
+pub struct Examiner {
+    cases: Vec<Case>,
+    adapter: Option<String>,
+}
+
+impl Examiner {
+    /// For an adapter with this in its name.
+    pub fn new(adapter: Option<String>) -> Examiner {
+        Examiner { cases: cases(), adapter }
+    }
+
+    /// Runs `jobs` up to the first that fails, and calls `started` with the position of each before it begins.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`](crate::Error::NoAdapter).
+    pub fn examine(&self, mutant: &Mutant, jobs: &[Job], mut started: impl FnMut(usize)) -> Result<Verdict> {
+        let mut opened: Vec<(Setting, GpuCompute)> = Vec::new();
+        for (position, job) in jobs.iter().enumerate() {
+            let Some(case) = self.cases.get(job.case) else { continue };
+            started(position);
+            let known = opened.iter().find(|(setting, _)| *setting == job.setting).map(|(_, gpu)| gpu.clone());
+            let gpu = match known {
+                Some(gpu) => gpu,
+                None => {
+                    let gpu = job.setting.open(self.adapter.as_deref())?;
+                    gpu.engine().into_iter().for_each(|engine| engine.cache.set_edit(mutant.edit.clone()));
+                    opened.push((job.setting, gpu.clone()));
+                    gpu
+                }
+            };
+            if let (Outcome::Failed { message }, _) = execute(&gpu, case, job.setting.layout()) {
+                return Ok(Verdict::Caught { job: position, message });
+            }
+        }
+        let is_applied = |gpu: &GpuCompute| gpu.engine().is_some_and(|engine| engine.cache.edit_is_applied());
+        let seen = opened.iter().any(|(_, gpu)| is_applied(gpu));
+        Ok(if seen { Verdict::Survived } else { Verdict::Unseen })
+    }
+}

@@ -1,0 +1,189 @@
+//! Cases of the norms and softmaxes.
+
+use super::bounds::{self, Normed};
+use super::inputs::Inputs;
+use super::runner::{Bench, Stop, compare, compare_words};
+use crate::tensor::DType;
+use crate::{Pass, Tensor, ops, reference};
+
+/// One norm.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Norm {
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+    /// Mean of x; its deviation is 0.58.
+    pub(crate) mean: f32,
+    pub(crate) eps: f32,
+    pub(crate) first_row: usize,
+    /// Every element of a row is the mean.
+    pub(crate) constant: bool,
+}
+
+impl Norm {
+    fn draw(&self, inputs: &mut Inputs) -> Vec<f32> {
+        let spread = if self.constant { 0.0 } else { 1.0 };
+        inputs.uniform(self.m * self.n).into_iter().map(|v| self.mean + spread * v).collect()
+    }
+
+    /// x from its first row on; the rows before and after those of the case are NaN.
+    fn among_others(&self, bench: &Bench<'_>, x: &[f32]) -> Result<Tensor, Stop> {
+        let &Norm { m, n, first_row, .. } = self;
+        let mut all = vec![f32::NAN; first_row * n];
+        all.extend(x);
+        all.resize((first_row + m + 1) * n, f32::NAN);
+        bench.input(&all, &[first_row + m + 1, n])
+    }
+}
+
+pub(crate) fn layer_norm(bench: &mut Bench<'_>, case: &Norm, mut inputs: Inputs) -> Result<f64, Stop> {
+    let &Norm { m, n, eps, first_row, .. } = case;
+    let x = case.draw(&mut inputs);
+    let (weight, bias) = (inputs.uniform(n), inputs.uniform(n));
+    let x_tensor = case.among_others(bench, &x)?;
+    let (w_tensor, b_tensor) = (bench.input(&weight, &[n])?, bench.input(&bias, &[n])?);
+    let mut out = bench.output(&[m, n], DType::F32)?;
+    bench.run(|pass| ops::layer_norm(pass, (&x_tensor, first_row), &w_tensor, &b_tensor, eps, &mut out.tensor))?;
+    let truth = reference::layer_norm(&x, &weight, &bias, eps);
+    compare_normed(&bench.read_f32(&out)?, &truth, &x, (&weight, &bias, eps))
+}
+
+/// Compares with the layer norm of x.
+fn compare_normed(
+    got: &[f32],
+    truth: &[f64],
+    x: &[f32],
+    (weight, bias, eps): (&[f32], &[f32], f32),
+) -> Result<f64, Stop> {
+    let n = weight.len();
+    let rows: Vec<(f64, Normed)> = x.chunks(n.max(1)).map(|row| normed(row, eps)).collect();
+    compare(got, truth, n, |i| {
+        let (row, column) = (&rows[i / n], i % n);
+        row.1.bound(f64::from(x[i]) - row.0, weight[column].into(), bias[column].into(), truth[i])
+    })
+}
+
+/// Multiples of 2^-10, of which the sums are exact: x must be equal, and so its norm is that of one x only.
+pub(crate) fn add_layer_norm(bench: &mut Bench<'_>, case: &Norm, mut inputs: Inputs) -> Result<f64, Stop> {
+    let &Norm { m, n, eps, .. } = case;
+    let coarse = |v: f32| (v * 1024.0).round() / 1024.0;
+    let mut x: Vec<f32> = case.draw(&mut inputs).into_iter().map(coarse).collect();
+    let y: Vec<f32> = if case.constant { vec![0.5; m * n] } else { inputs.uniform(m * n) };
+    let y: Vec<f32> = y.into_iter().map(coarse).collect();
+    let (weight, bias) = (inputs.uniform(n), inputs.uniform(n));
+    let mut x_tensor = bench.in_out(bytemuck::cast_slice(&x), &[m, n], DType::F32)?;
+    let y_tensor = bench.input(&y, &[m, n])?;
+    let (w_tensor, b_tensor) = (bench.input(&weight, &[n])?, bench.input(&bias, &[n])?);
+    let mut out = bench.output(&[m, n], DType::F32)?;
+    bench.run(|pass| {
+        let (x, out) = (&mut x_tensor.tensor, &mut out.tensor);
+        ops::add_layer_norm(pass, x, &y_tensor, &w_tensor, &b_tensor, eps, out)
+    })?;
+    let truth = reference::add_layer_norm(&mut x, &y, &weight, &bias, eps);
+    let sums: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
+    compare(&bench.read_f32(&x_tensor)?, &sums, n, |_| 0.0)?;
+    compare_normed(&bench.read_f32(&out)?, &truth, &x, (&weight, &bias, eps))
+}
+
+pub(crate) fn rms_norm(bench: &mut Bench<'_>, case: &Norm, mut inputs: Inputs) -> Result<f64, Stop> {
+    let &Norm { m, n, eps, first_row, .. } = case;
+    let (x, weight) = (case.draw(&mut inputs), inputs.uniform(n));
+    let (x_tensor, w_tensor) = (case.among_others(bench, &x)?, bench.input(&weight, &[n])?);
+    let mut out = bench.output(&[m, n], DType::F32)?;
+    bench.run(|pass| ops::rms_norm(pass, (&x_tensor, first_row), &w_tensor, eps, &mut out.tensor))?;
+    let truth = reference::rms_norm(&x, &weight, eps);
+    let scale = |row: &[f32]| {
+        let squares: f64 = row.iter().map(|&v| f64::from(v).powi(2)).sum();
+        1.0 / (squares / n as f64 + f64::from(eps)).sqrt()
+    };
+    let scales: Vec<f64> = x.chunks(n.max(1)).map(scale).collect();
+    compare(&bench.read_f32(&out)?, &truth, n, |i| {
+        bounds::rms_norm(n, scales[i / n], f64::from(weight[i % n]), truth[i])
+    })
+}
+
+/// A row's mean, and what its bound depends on.
+fn normed(row: &[f32], eps: f32) -> (f64, Normed) {
+    let mean_of = |f: &dyn Fn(f64) -> f64| row.iter().map(|&v| f(f64::from(v))).sum::<f64>() / row.len() as f64;
+    let mean = mean_of(&|v| v);
+    let variance = mean_of(&|v| (v - mean).powi(2));
+    let scale = 1.0 / (variance + f64::from(eps)).sqrt();
+    (mean, Normed { n: row.len(), magnitude: mean_of(&f64::abs), scale })
+}
+
+/// What a row of logits is like.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Logits {
+    /// U\[-1, 1\] times a factor.
+    Scaled(f32),
+    /// All equal.
+    Equal(f32),
+    /// One is larger than the rest by this much.
+    Dominant(f32),
+    /// Multiples of 2^-6, and the same again 1000 higher: the results must be equal, bit by bit.
+    Shifted,
+}
+
+pub(crate) fn softmax(
+    bench: &mut Bench<'_>,
+    (m, n): (usize, usize),
+    logits: Logits,
+    mut inputs: Inputs,
+) -> Result<f64, Stop> {
+    let (x, got) = run_softmax(bench, (m, n), logits, &mut inputs, ops::softmax)?;
+    for (row, probabilities) in got.chunks(n.max(1)).enumerate() {
+        let sum: f64 = probabilities.iter().map(|&p| f64::from(p)).sum();
+        if (sum - 1.0).abs() > bounds::softmax_sum(n) {
+            return Err(Stop::Failed(format!("row {row} adds up to {sum}")));
+        }
+    }
+    let (truth, z) = (reference::softmax(&x, n), below_largest(&x, n));
+    compare(&got, &truth, n, |i| bounds::softmax(z[i], n, truth[i]))
+}
+
+pub(crate) fn log_softmax(
+    bench: &mut Bench<'_>,
+    (m, n): (usize, usize),
+    logits: Logits,
+    mut inputs: Inputs,
+) -> Result<f64, Stop> {
+    let (x, got) = run_softmax(bench, (m, n), logits, &mut inputs, ops::log_softmax)?;
+    let (truth, z) = (reference::log_softmax(&x, n), below_largest(&x, n));
+    compare(&got, &truth, n, |i| bounds::log_softmax(z[i], n, truth[i]))
+}
+
+/// Every element minus the largest of its row.
+fn below_largest(x: &[f32], n: usize) -> Vec<f64> {
+    let of_row = |row: &[f32]| {
+        let highest = row.iter().copied().fold(f32::MIN, f32::max);
+        row.iter().map(|&v| f64::from(v) - f64::from(highest)).collect::<Vec<f64>>()
+    };
+    x.chunks(n.max(1)).flat_map(of_row).collect()
+}
+
+/// Draws logits and runs `op` on them; the result for shifted ones must be the same.
+fn run_softmax(
+    bench: &mut Bench<'_>,
+    (m, n): (usize, usize),
+    logits: Logits,
+    inputs: &mut Inputs,
+    op: fn(&mut Pass, &mut Tensor) -> crate::Result<()>,
+) -> Result<(Vec<f32>, Vec<f32>), Stop> {
+    let mut x = inputs.uniform(m * n);
+    match logits {
+        Logits::Scaled(factor) => x.iter_mut().for_each(|v| *v *= factor),
+        Logits::Equal(value) => x.fill(value),
+        Logits::Dominant(lead) => x.chunks_mut(n).for_each(|row| row[inputs.below(n)] += lead),
+        Logits::Shifted => x.iter_mut().for_each(|v| *v = (*v * 640.0).round() / 64.0),
+    }
+    let mut run = |x: &[f32]| {
+        let mut tensor = bench.in_out(bytemuck::cast_slice(x), &[m, n], DType::F32)?;
+        bench.run(|pass| op(pass, &mut tensor.tensor))?;
+        bench.read_f32(&tensor)
+    };
+    let got = run(&x)?;
+    if logits == Logits::Shifted {
+        let shifted: Vec<f32> = x.iter().map(|v| v + 1000.0).collect();
+        compare_words("shifted", bytemuck::cast_slice(&run(&shifted)?), bytemuck::cast_slice(&got), n)?;
+    }
+    Ok((x, got))
+}
