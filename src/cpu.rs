@@ -101,6 +101,18 @@ fn lock<'a, const N: usize>(
     Ok(Locked { reads, inputs, write, count: out.words() })
 }
 
+/// Refuses a tensor that is written and is another one too, for ops that lock more than once: the last `outs` are written.
+fn check_apart(op: &'static str, tensors: &[(&'static str, &Tensor)], outs: usize) -> Result<()> {
+    for (i, (second, out)) in tensors.iter().enumerate().skip(tensors.len() - outs) {
+        for (first, other) in tensors.iter().take(i) {
+            if Arc::ptr_eq(words(other, op)?, words(out, op)?) {
+                return Err(Error::Alias { op, first, second });
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Words as floats.
 fn floats(words: &[u32]) -> &[f32] {
     bytemuck::cast_slice(words)

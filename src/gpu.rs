@@ -15,7 +15,7 @@ use crate::queue::SubmissionQueue;
 use crate::result::AsyncGpuResult;
 use crate::result::lock;
 use crate::seam::{CREATING, Seam, WgpuSeam};
-use crate::tensor::{DType, STAGING_BYTES, Tensor, device_bytes, to_pitch, to_words};
+use crate::tensor::{DType, STAGING_BYTES, Tensor, device_bytes, host_words, to_pitch, to_words};
 
 /// Where to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -265,8 +265,7 @@ impl GpuCompute {
         }
         // Checks that the elements can be counted.
         device_bytes(shape, dtype)?;
-        let words = (shape.iter().product::<usize>() * dtype.bytes()).div_ceil(4);
-        Tensor::on_host(vec![0; words], shape, dtype)
+        Tensor::on_host(host_words(shape.iter().product::<usize>() * dtype.bytes())?, shape, dtype)
     }
 
     /// Blocks until everything submitted so far is done.

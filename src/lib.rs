@@ -9,6 +9,8 @@ pub mod reflect;
 
 #[cfg(feature = "gpu")]
 mod adapter;
+#[cfg(all(test, feature = "gpu"))]
+mod border_tests;
 #[cfg(feature = "gpu")]
 mod cache;
 #[cfg(feature = "gpu")]

@@ -34,15 +34,6 @@ fn ensure_f32(op: &'static str, tensors: &[&Tensor]) -> Result<()> {
     tensors.iter().try_for_each(|t| ensure(op, t.dtype() == DType::F32, || format!("{t:?}; f32 is needed")))
 }
 
-/// An input that is the output is refused here where no single dispatch sees both.
-fn apart(op: &'static str, inputs: &[(&'static str, &Tensor)], (second, out): (&'static str, &Tensor)) -> Result<()> {
-    let buffer = |t: &Tensor| t.lease().map(|lease| lease.buffer.clone());
-    match inputs.iter().find(|(_, input)| buffer(input).is_some() && buffer(input) == buffer(out)) {
-        Some(&(first, _)) => Err(Error::Alias { op, first, second }),
-        None => Ok(()),
-    }
-}
-
 /// `value` as the u32 that kernels count in.
 fn count(op: &'static str, value: usize) -> Result<u32> {
     let limit = u64::from(u32::MAX);

@@ -148,6 +148,30 @@ impl Pass {
         Ok(())
     }
 
+    /// Refuses an input that is the output, and what is of another device, where no single dispatch would see both. On the
+    /// host, ops see for themselves.
+    ///
+    /// # Errors
+    /// [`Error::Alias`], [`Error::ForeignBuffer`].
+    pub(crate) fn check_apart(
+        &self,
+        op: &'static str,
+        inputs: &[(&'static str, &Tensor)],
+        (second, out): (&'static str, &Tensor),
+    ) -> Result<()> {
+        let (Some(engine), Some(target)) = (self.gpu.engine(), out.lease()) else { return Ok(()) };
+        // Buffers of two devices may compare as equal.
+        check_home(engine, op, target)?;
+        for (first, input) in inputs {
+            let Some(lease) = input.lease() else { continue };
+            check_home(engine, op, lease)?;
+            if lease.buffer == target.buffer {
+                return Err(Error::Alias { op, first, second });
+            }
+        }
+        Ok(())
+    }
+
     /// The kernels recorded so far.
     pub(crate) fn kernels(&self) -> impl Iterator<Item = &'static str> {
         self.steps.iter().filter_map(|step| match step {
@@ -171,6 +195,9 @@ impl Pass {
     /// # Errors
     /// [`Error::Shape`] if `target` is shorter; [`Error::Alias`] if they share a buffer; [`Error::ForeignBuffer`].
     pub fn copy(&mut self, source: &Tensor, target: &mut Tensor) -> Result<()> {
+        if source.lease().is_some() != target.lease().is_some() {
+            return Err(Error::ForeignBuffer { op: "copy" });
+        }
         if source.bytes() > target.bytes() || source.pitch() != target.pitch() {
             let message = format!("{target:?} does not hold {source:?}");
             return Err(Error::Shape { op: "copy", message });
@@ -293,7 +320,7 @@ fn check_tensors(engine: &Engine, kernel: &'static Kernel, tensors: &[&Tensor]) 
     Ok(())
 }
 
-fn checked_grid(kernel: &Kernel, grid: [u64; 3]) -> Result<[u32; 3]> {
+pub(crate) fn checked_grid(kernel: &Kernel, grid: [u64; 3]) -> Result<[u32; 3]> {
     let mut checked = [0; 3];
     for (to, needed) in checked.iter_mut().zip(grid) {
         *to = u32::try_from(needed).ok().filter(|&n| u64::from(n) <= MAX_GROUPS).ok_or_else(|| Error::TooLarge {

@@ -83,28 +83,28 @@ pub(crate) fn pitch(columns: usize, dtype: DType) -> usize {
 }
 
 /// Checks a shape and returns (dimensions, rows, columns). A scalar is one row of one column.
+///
+/// Even where a dimension is 0, the others must make a tensor whose padded bytes a machine word counts, so that no
+/// product of dimensions overflows, in whatever order it is computed.
 fn layout(shape: &[usize]) -> Result<([usize; MAX_RANK], usize, usize)> {
+    const LIMIT: u64 = i64::MAX as u64;
     let mut dims = [1; MAX_RANK];
-    let wrong = |message: &str| Error::Shape { op: "tensor", message: format!("{shape:?}: {message}") };
-    dims.get_mut(..shape.len()).ok_or_else(|| wrong("more than 4 dimensions"))?.copy_from_slice(shape);
-    let columns = shape.last().copied().unwrap_or(1);
-    let outer = shape.get(..shape.len().saturating_sub(1)).unwrap_or_default();
-    let rows = outer.iter().try_fold(1usize, |product, &d| product.checked_mul(d));
-    let rows = rows.ok_or_else(|| wrong("more elements than a machine word counts"))?;
-    Ok((dims, rows, columns))
+    let too_many = || Error::Shape { op: "tensor", message: format!("{shape:?}: more than 4 dimensions") };
+    dims.get_mut(..shape.len()).ok_or_else(too_many)?.copy_from_slice(shape);
+    let (columns, outer) = shape.split_last().map_or((1, shape), |(last, outer)| (*last, outer));
+    let row = 4 * (columns.max(1) as u128).next_multiple_of(8);
+    let bytes = outer.iter().fold(row, |bytes, &d| bytes.saturating_mul(d.max(1) as u128));
+    let needed = u64::try_from(bytes).unwrap_or(u64::MAX);
+    if needed > LIMIT.min(isize::MAX as u64) {
+        return Err(Error::TooLarge { what: format!("a tensor {shape:?}, in bytes"), needed, limit: LIMIT });
+    }
+    Ok((dims, outer.iter().product(), columns))
 }
 
 /// The bytes a tensor of `shape` takes on a device.
 pub(crate) fn device_bytes(shape: &[usize], dtype: DType) -> Result<u64> {
     let (_, rows, columns) = layout(shape)?;
-    let too_large = || Error::TooLarge {
-        what: format!("a tensor {shape:?}, in bytes"),
-        needed: u64::MAX,
-        limit: u64::from(u32::MAX / 2),
-    };
-    let padded = columns.checked_next_multiple_of(16 / dtype.bytes()).ok_or_else(too_large)?;
-    let bytes = rows.checked_mul(padded).and_then(|n| n.checked_mul(dtype.bytes())).ok_or_else(too_large)?;
-    u64::try_from(bytes).map_err(|_| too_large())
+    Ok((rows * pitch(columns, dtype) * dtype.bytes()) as u64)
 }
 
 impl Tensor {
@@ -220,6 +220,13 @@ pub(crate) fn unpitch<T: bytemuck::Pod>(bytes: &[u8], (rows, columns): (usize, u
         return all;
     }
     all.chunks(pitch).flat_map(|row| row.iter().take(columns).copied()).collect()
+}
+
+/// Zeros for as many bytes. Asked for before they are taken, because `vec!` ends the process where there are not as many.
+pub(crate) fn host_words(bytes: usize) -> Result<Vec<u32>> {
+    let none = |_| Error::OutOfMemory { bytes: bytes as u64, context: "a tensor in host memory".to_owned() };
+    Vec::<u32>::new().try_reserve_exact(bytes.div_ceil(4)).map_err(none)?;
+    Ok(vec![0; bytes.div_ceil(4)])
 }
 
 /// Bytes as words, the last one filled up with zeros.
@@ -347,10 +354,10 @@ impl Weight {
     }
 
     /// Rows of a chunk of at most `limit` bytes: a multiple of 4, so that output quads do not straddle.
-    fn rows_per_chunk(row_bytes: usize, limit: u64) -> Result<usize> {
+    pub(crate) fn rows_per_chunk(row_bytes: usize, limit: u64) -> Result<usize> {
         let rows = usize::try_from(limit / row_bytes.max(1) as u64).unwrap_or(usize::MAX) / 4 * 4;
         if rows == 0 {
-            let needed = 4 * row_bytes as u64;
+            let needed = (row_bytes as u64).saturating_mul(4);
             return Err(Error::TooLarge { what: "four rows of a weight, in bytes".to_owned(), needed, limit });
         }
         Ok(rows)
@@ -365,8 +372,8 @@ fn device_chunks(
     mut read: impl FnMut(Range<usize>) -> Result<Vec<u8>>,
 ) -> Result<Vec<Chunk>> {
     let row_bytes = format.row_bytes(columns);
-    let dense_row = columns * DType::from(format).bytes();
     let per_chunk = Weight::rows_per_chunk(row_bytes, limit)?;
+    let dense_row = columns * DType::from(format).bytes();
     let per_block = (BLOCK_BYTES / row_bytes.max(1)).max(1);
     let (mut chunks, mut staged) = (Vec::new(), 0);
     for first_row in (0..rows).step_by(per_chunk) {
@@ -401,7 +408,7 @@ fn host_chunk(
     // Checks that the bytes can be counted.
     device_bytes(&[rows, columns], dtype)?;
     let row_bytes = columns * dtype.bytes();
-    let mut words = vec![0u32; (rows * row_bytes).div_ceil(4)];
+    let mut words = host_words(rows * row_bytes)?;
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
     let per_block = (BLOCK_BYTES / row_bytes.max(1)).max(1);
     for start in (0..rows).step_by(per_block) {

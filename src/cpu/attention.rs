@@ -4,7 +4,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::vectors::dots;
-use super::{MIN_WORK, floats, floats_mut, lock};
+use super::{MIN_WORK, check_apart, floats, floats_mut, lock};
 use crate::error::Result;
 use crate::reference::{Attention, Row};
 use crate::tensor::Tensor;
@@ -20,6 +20,7 @@ pub(crate) fn attention(
     out: &Tensor,
 ) -> Result<()> {
     let &Attention { heads, kv_heads, head_dim: d, context, scale, causal } = shape;
+    check_apart(OP, &[("rows", rows), ("qkv", qkv), ("keys", keys), ("values", values), ("out", out)], 3)?;
     append(rows, (qkv, heads * d), ("keys", keys), context)?;
     append(rows, (qkv, (heads + kv_heads) * d), ("values", values), context)?;
     let (width, stride) = (qkv.columns(), keys.columns());

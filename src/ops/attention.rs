@@ -26,12 +26,14 @@ pub fn attention(
     let &Attention { heads, kv_heads, head_dim, context, scale, causal } = shape;
     let m = rows.rows();
     ensure(OP, kv_heads > 0 && heads % kv_heads == 0 && head_dim > 0, || format!("{shape:?}"))?;
+    let width = |heads: usize| heads.checked_mul(head_dim);
+    let all_heads = kv_heads.checked_mul(2).and_then(|kv_heads| heads.checked_add(kv_heads));
     let fits = rows.columns() == 4
         && rows.dtype() == DType::U32
-        && (qkv.rows(), qkv.columns()) == (m, (heads + 2 * kv_heads) * head_dim)
-        && (out.rows(), out.columns()) == (m, heads * head_dim)
+        && (qkv.rows(), Some(qkv.columns())) == (m, all_heads.and_then(width))
+        && (out.rows(), Some(out.columns())) == (m, width(heads))
         && keys.shape() == values.shape()
-        && keys.columns() == kv_heads * head_dim
+        && Some(keys.columns()) == width(kv_heads)
         && (context == 0 || keys.rows() % context == 0);
     let shapes = || {
         let (rows, qkv, keys) = (rows.shape(), qkv.shape(), keys.shape());

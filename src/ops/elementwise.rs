@@ -1,6 +1,6 @@
 //! What looks at one element at a time.
 
-use super::{aligned, apart, count, ensure, ensure_f32, in_place};
+use super::{aligned, count, ensure, ensure_f32, in_place};
 use crate::cpu;
 use crate::error::Result;
 use crate::kernel::kernels as k;
@@ -159,7 +159,7 @@ fn two(
 ) -> Result<()> {
     ensure(op, x.shape() == y.shape(), || format!("{:?} {sign} {:?}", x.shape(), y.shape()))?;
     ensure_f32(op, &[x, y])?;
-    apart(op, &[("y", y)], ("x", x))?;
+    pass.check_apart(op, &[("y", y)], ("x", x))?;
     if !pass.is_cpu() && !y.is_aligned() {
         let y = aligned(pass, y)?;
         return two(pass, (op, sign, wg), x, &y, on_host, run);

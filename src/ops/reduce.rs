@@ -1,6 +1,6 @@
 //! What makes one number of many. Both ops are deterministic: the order of every sum is fixed by the shapes.
 
-use super::{aligned, apart, count, ensure, ensure_f32};
+use super::{aligned, count, ensure, ensure_f32};
 use crate::cpu;
 use crate::error::Result;
 use crate::kernel::kernels as k;
@@ -29,7 +29,7 @@ pub fn reduce(pass: &mut Pass, x: &Tensor, how: Reduction, out: &mut Tensor) -> 
     if pass.is_cpu() {
         return cpu::reduce(x, how, out);
     }
-    apart(OP, &[("x", x)], ("out", out))?;
+    pass.check_apart(OP, &[("x", x)], ("out", out))?;
     let factor = if how == Reduction::Mean { 1.0 / n as f32 } else { 1.0 };
     fold(pass, x, how, factor, out)
 }
@@ -84,7 +84,7 @@ pub fn dot(pass: &mut Pass, x: &Tensor, y: &Tensor, out: &mut Tensor) -> Result<
     if pass.is_cpu() {
         return cpu::dot(x, y, out);
     }
-    apart(OP, &[("x", x), ("y", y)], ("out", out))?;
+    pass.check_apart(OP, &[("x", x), ("y", y)], ("out", out))?;
     if !x.is_aligned() {
         let x = aligned(pass, x)?;
         return dot(pass, &x, y, out);
