@@ -4,6 +4,7 @@
 //! vectors those that `pulp` finds the processor to have, products of many rows those of the `gemm` crate.
 
 mod attention;
+mod cast;
 mod elementwise;
 mod gemm;
 mod norms;
@@ -16,6 +17,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Storage, Tensor};
 pub(crate) use attention::attention;
+pub(crate) use cast::cast;
 pub(crate) use elementwise::{add, gelu, relu};
 use half::slice::HalfFloatSliceExt;
 pub(crate) use norms::{layer_norm, softmax};

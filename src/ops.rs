@@ -6,6 +6,7 @@
 //! through scratch memory ([`repitch`]) where the kernel reads quads.
 
 mod attention;
+mod cast;
 mod elementwise;
 mod layout;
 mod norms;
@@ -17,6 +18,7 @@ use crate::pass::Pass;
 pub use crate::reference::{Attention, Gelu, Row};
 use crate::tensor::{DType, Tensor};
 pub use attention::attention;
+pub use cast::cast;
 pub use elementwise::{add, gelu, relu};
 pub use layout::repitch;
 pub use norms::{layer_norm, softmax};

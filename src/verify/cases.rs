@@ -2,6 +2,7 @@
 //! does not.
 
 mod attention;
+mod cast;
 mod elementwise;
 mod norms;
 mod products;
@@ -51,6 +52,7 @@ pub fn cases() -> Vec<Case> {
     attention::attentions(&mut table);
     norms::norms(&mut table);
     elementwise::elementwise(&mut table);
+    cast::casts(&mut table);
     rows::rows(&mut table);
     table.0
 }
