@@ -5,6 +5,7 @@
 //! computed by its twin in [`crate::reference`] counts as unverified ([`SHARES_TWIN`]).
 
 mod attention;
+mod cast;
 mod elementwise;
 mod gemm;
 mod layout;
@@ -21,6 +22,7 @@ use half::slice::HalfFloatSliceExt;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Storage, Tensor};
 pub(crate) use attention::attention;
+pub(crate) use cast::cast;
 pub(crate) use elementwise::{add, gelu, mul, relu, scale, sigmoid, silu, swiglu, tanh};
 pub(crate) use layout::{repitch, transpose};
 pub(crate) use norms::{add_layer_norm, layer_norm, log_softmax, rms_norm, softmax};

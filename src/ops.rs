@@ -6,6 +6,7 @@
 //! through scratch memory ([`repitch`]) where the kernel reads quads.
 
 mod attention;
+mod cast;
 mod elementwise;
 mod layout;
 mod norms;
@@ -18,6 +19,7 @@ use crate::pass::Pass;
 pub use crate::reference::{Attention, Gelu, Pairing, Reduction, Rope, Row};
 use crate::tensor::{DType, Tensor};
 pub use attention::attention;
+pub use cast::cast;
 pub use elementwise::{add, gelu, mul, relu, scale, sigmoid, silu, swiglu, tanh};
 pub use layout::{repitch, transpose};
 pub use norms::{add_layer_norm, layer_norm, log_softmax, rms_norm, softmax};

@@ -8,6 +8,7 @@
 mod attention;
 mod bounds;
 mod cases;
+mod cast;
 mod elementwise;
 mod inputs;
 mod layout;

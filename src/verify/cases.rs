@@ -2,6 +2,7 @@
 //! does not.
 
 mod attention;
+mod cast;
 mod elementwise;
 mod layout;
 mod norms;
@@ -54,6 +55,7 @@ pub fn cases() -> Vec<Case> {
     norms::norms(&mut table);
     elementwise::elementwise(&mut table);
     reduce::reduces(&mut table);
+    cast::casts(&mut table);
     rows::rows(&mut table);
     layout::layout(&mut table);
     table.0
