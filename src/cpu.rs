@@ -4,6 +4,7 @@
 //! backend says so.
 
 mod attention;
+mod batched;
 mod elementwise;
 mod norms;
 mod products;
@@ -14,9 +15,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::error::{Error, Result};
 use crate::tensor::{Storage, Tensor};
 pub(crate) use attention::attention;
+pub(crate) use batched::{contiguous, epilogue, matmul_transpose_b};
 pub(crate) use elementwise::{add, gelu, relu};
 pub(crate) use norms::{layer_norm, softmax};
-pub(crate) use products::{linear, matmul, matmul_transpose_b};
+pub(crate) use products::{linear, matmul};
 pub(crate) use rows::{advance, argmax, embed};
 
 /// Elements below which another thread is not worth its start.

@@ -8,19 +8,21 @@
 mod attention;
 mod elementwise;
 mod layout;
+mod matrices;
 mod norms;
 mod products;
 mod rows;
 
 use crate::error::{Error, Result};
 use crate::pass::Pass;
-pub use crate::reference::{Attention, Gelu, Row};
+pub use crate::reference::{Activation, Attention, Gelu, Row};
 use crate::tensor::{DType, Tensor};
 pub use attention::attention;
 pub use elementwise::{add, gelu, relu};
 pub use layout::repitch;
+pub use matrices::{Matrices, contiguous};
 pub use norms::{layer_norm, softmax};
-pub use products::{MATVEC_ROWS, linear, matmul, matmul_transpose_b, matvec};
+pub use products::{Epilogue, MATVEC_ROWS, linear, matmul, matmul_transpose_b, matmul_with, matvec};
 pub use rows::{advance, argmax, embed};
 
 fn ensure(op: &'static str, holds: bool, message: impl FnOnce() -> String) -> Result<()> {

@@ -1,30 +1,16 @@
 //! The same elements, lying otherwise.
 
-use super::{count, ensure};
+use super::{contiguous, ensure};
 use crate::error::Result;
-use crate::kernel::kernels as k;
-use crate::pass::{Pass, grid};
-use crate::tensor::{DType, Tensor};
+use crate::pass::Pass;
+use crate::tensor::Tensor;
 
-/// out\[m,n\] = x\[m,n\], where the rows of the two may start at other distances; 32-bit elements of any kind.
+/// out\[m,n\] = x\[m,n\], where the rows of the two may start at other distances; 32-bit elements of any kind. What a view
+/// of a tensor shows, [`contiguous`] copies.
 ///
 /// # Errors
-/// [`Error::Shape`] if the shapes disagree, or for f16.
+/// [`Error::Shape`](crate::Error::Shape) if the shapes disagree, or for f16.
 pub fn repitch(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
-    const OP: &str = "repitch";
-    let fits = x.shape() == out.shape() && x.dtype() == out.dtype() && x.dtype() != DType::F16;
-    ensure(OP, fits, || format!("{x:?} to {out:?}; f16 rows must start at multiples of 16 bytes"))?;
-    if pass.is_cpu() {
-        return pass.copy(x, out);
-    }
-    let (m, out_pitch) = (x.rows(), out.pitch());
-    let params = k::repitch::Params {
-        m: count(OP, m)?,
-        n: count(OP, x.columns())?,
-        x_pitch: count(OP, x.pitch())?,
-        out_pitch: count(OP, out_pitch)?,
-    };
-    let wg = k::repitch::Knobs::default().wg as usize;
-    let groups = grid((m * out_pitch).div_ceil(wg));
-    pass.run(&k::repitch::Args { x, out }, params, Default::default(), groups)
+    ensure("repitch", x.shape() == out.shape(), || format!("{x:?} to {out:?}"))?;
+    contiguous(pass, x, out)
 }

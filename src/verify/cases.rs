@@ -2,6 +2,7 @@
 //! does not.
 
 mod attention;
+mod batched;
 mod elementwise;
 mod norms;
 mod products;
@@ -48,6 +49,7 @@ impl Table {
 pub fn cases() -> Vec<Case> {
     let mut table = Table::default();
     products::products(&mut table);
+    batched::batched_products(&mut table);
     attention::attentions(&mut table);
     norms::norms(&mut table);
     elementwise::elementwise(&mut table);

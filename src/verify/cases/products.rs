@@ -2,6 +2,7 @@
 
 use super::Table;
 use crate::kernel::Format;
+use crate::reference::{Activation, Gelu};
 use crate::verify::inputs::{Fill, Inputs};
 use crate::verify::products::{Product, linear, matmul, matmul_transpose_b, matvec};
 use crate::verify::runner::{Bench, Stop};
@@ -43,7 +44,7 @@ type RunProduct = fn(&mut Bench<'_>, &Product, Inputs) -> Result<f64, Stop>;
 
 /// One product, named by all that it is.
 fn product(table: &mut Table, op: &'static str, class: &'static str, case: Product, run: RunProduct) {
-    let Product { m, k, n, format, fill, bias, scale, batches, shared, rows_per_chunk } = case;
+    let Product { m, k, n, format, fill, bias, activation, scale, batches, shared, rows_per_chunk } = case;
     let mut detail = format!("m={m},k={k},n={n} {} {}", format.name(), format!("{fill:?}").to_lowercase());
     for (said, word) in [
         (bias, " bias".to_owned()),
@@ -52,6 +53,9 @@ fn product(table: &mut Table, op: &'static str, class: &'static str, case: Produ
         (shared, " shared".to_owned()),
     ] {
         detail += if said { &word } else { "" };
+    }
+    if let Some(activation) = activation {
+        detail += &format!(" {}", format!("{activation:?}").to_lowercase());
     }
     if let Some(rows) = rows_per_chunk {
         detail += &format!(" chunk={rows}");
@@ -91,6 +95,27 @@ fn matmuls(table: &mut Table) {
         product(table, "matmul", "GPT-2", Product::new(shape, format, Fill::Uniform), matmul);
     }
     product(table, "matmul", "deep", Product::new((3, 16384, 5), Format::F32, Fill::Uniform), matmul);
+    product(table, "matmul", "deep", Product::new((2, 65_588, 3), Format::F16, Fill::Integers), matmul);
+    epilogues(table);
+}
+
+/// Bias and activation, together and alone. Of a product over one or no element the activation sees small numbers, of one
+/// over many large ones.
+fn epilogues(table: &mut Table) {
+    let (tanh, exact) = (Activation::Gelu(Gelu::Tanh), Activation::Gelu(Gelu::Exact));
+    let activations = [None, Some(Activation::Relu), Some(tanh), Some(exact), Some(Activation::Silu)];
+    let shapes = [(1, 1, 1), (5, 7, 9), (33, 17, 65), (65, 64, 3), (70, 130, 129), (9, 768, 34), (6, 0, 5), (0, 4, 4)];
+    for (i, (m, k, n)) in shapes.into_iter().enumerate() {
+        for (j, activation) in activations.into_iter().enumerate() {
+            for (bias, fill) in [(true, Fill::Integers), (true, Fill::Uniform), (false, Fill::Outliers)] {
+                let format = Format::ALL[(i + j) % 2];
+                let case = Product { bias, activation, ..Product::new((m, k, n), format, fill) };
+                if activation.is_some() || bias {
+                    product(table, "matmul", "epilogue", case, matmul);
+                }
+            }
+        }
+    }
 }
 
 fn transposed(table: &mut Table) {
@@ -117,6 +142,7 @@ fn transposed(table: &mut Table) {
         product(table, OP, "GPT-2", Product::new(shape, format, Fill::Uniform), matmul_transpose_b);
     }
     product(table, OP, "deep", Product::new((3, 16384, 5), Format::F16, Fill::Uniform), matmul_transpose_b);
+    product(table, OP, "deep", Product::new((2, 65_588, 3), Format::F32, Fill::Integers), matmul_transpose_b);
 }
 
 fn linears(table: &mut Table) {
