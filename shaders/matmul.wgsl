@@ -12,6 +12,8 @@ const BK = 16u;
 const TM = 4u;
 /// Columns of out per invocation, a multiple of 4. Tune: 4u, 8u
 const TN = 4u;
+/// Adds to what is in out: a later part of the depth. Mode: 0u, 1u
+const ACCUMULATE = 0u;
 /// Adds the bias. Mode: 0u, 1u
 const BIAS = 0u;
 /// 0: none, 1: relu, 2: gelu, tanh form, 3: gelu, exact form, 4: silu. Mode: 0u, 1u, 2u, 3u, 4u
@@ -30,8 +32,10 @@ const_assert 4u * (BM * STRIDE + BN * BK) <= 16384u;
 struct Params {
     /// Rows of x and out.
     m: u32,
-    /// Rows of w.
+    /// Columns of x and rows of w to multiply.
     k: u32,
+    /// The first of them, a multiple of 4.
+    depth: u32,
     /// Row pitch of x, in quads.
     x_pitch: u32,
     /// Row pitch of w, in 16 bytes.
@@ -93,7 +97,7 @@ fn matmul(@builtin(workgroup_id) tile: vec3u, @builtin(local_invocation_index) l
             let quad = i % DEPTH;
             var value = vec4f();
             if row0 + row < p.m && depth0 + 4u * quad < p.k {
-                value = x[(row0 + row) * p.x_pitch + depth0 / 4u + quad];
+                value = x[(row0 + row) * p.x_pitch + (p.depth + depth0) / 4u + quad];
             }
             for (var c = 0u; c < 4u; c++) {
                 xs[row * STRIDE + 4u * quad + c] = value[c];
@@ -104,7 +108,7 @@ fn matmul(@builtin(workgroup_id) tile: vec3u, @builtin(local_invocation_index) l
             let quad = quad0 + i % (BN / 4u);
             var value = vec4f();
             if row < p.k && quad < p.n_quads {
-                value = weight4(row, quad);
+                value = weight4(p.depth + row, quad);
             }
             ws[i] = value;
         }
@@ -131,6 +135,9 @@ fn matmul(@builtin(workgroup_id) tile: vec3u, @builtin(local_invocation_index) l
                 let quad = quad0 + tx + j * COLUMNS;
                 if quad < p.n_quads {
                     var sum = sums[i * QUADS + j];
+                    if ACCUMULATE == 1u {
+                        sum += out[row * p.n_quads + quad];
+                    }
                     if BIAS == 1u {
                         sum += bias[quad];
                     }

@@ -15,6 +15,8 @@ const BK = 16u;
 const TM = 4u;
 /// Columns of out per invocation. Tune: 4u, 8u
 const TN = 4u;
+/// Adds to what is in out: a later part of the depth. Mode: 0u, 1u
+const ACCUMULATE = 0u;
 /// Adds the bias. Mode: 0u, 1u
 const BIAS = 0u;
 
@@ -125,14 +127,18 @@ fn matmul_transpose_b(@builtin(workgroup_id) tile: vec3u, @builtin(local_invocat
             for (var j = 0u; j < TN; j++) {
                 let column = column0 + tx + j * COLUMNS;
                 if column < columns {
+                    let at = (tile.z * p.m + row0 + row) * p.out_pitch + p.column + column;
                     var sum = 0.0;
                     if column < p.n {
                         sum = p.scale * sums[i * TN + j];
+                        if ACCUMULATE == 1u {
+                            sum += out[at];
+                        }
                         if BIAS == 1u {
                             sum += bias[p.column + column];
                         }
                     }
-                    out[(tile.z * p.m + row0 + row) * p.out_pitch + p.column + column] = sum;
+                    out[at] = sum;
                 }
             }
         }

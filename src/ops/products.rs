@@ -1,5 +1,7 @@
 //! Products: matrix times matrix, matrix times a transposed one, and the layers of a model.
 
+use std::ops::Range;
+
 use super::matrices::{Matrices, aligned_copy, has_shape};
 use super::{aligned, count, ensure, ensure_f32, flops, row_quads, through};
 use crate::cpu;
@@ -11,6 +13,15 @@ use crate::tensor::{Chunk, Tensor, Weight};
 
 /// Rows up to which a product is matrix times vectors rather than matrix times matrix.
 pub const MATVEC_ROWS: usize = 8;
+
+/// The most that one dispatch multiplies along the depth; a deeper product is a sum of several. A software adapter (llvmpipe)
+/// ends an invocation's loops after 65,535 rounds, all loops together, and says nothing.
+const MAX_DEPTH: usize = 16_384;
+
+/// The parts of a depth, one dispatch each: at least one, so that a product over nothing is written too.
+fn parts(depth: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..depth.max(1)).step_by(MAX_DEPTH).map(move |first| first..depth.min(first + MAX_DEPTH))
+}
 
 /// What happens to a product before it is written: first the bias is added, then the activation applied.
 #[derive(Debug, Clone, Copy, Default)]
@@ -65,24 +76,34 @@ pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'
     pass.cost(flops(m, depth, n));
     let knobs = k::matmul::Knobs::default();
     let n_quads = out.pitch() / 4;
-    let params = k::matmul::Params {
-        m: count(OP, m)?,
-        k: count(OP, depth)?,
-        x_pitch: row_quads(OP, a)?,
-        w_pitch: row_quads(OP, b)?,
-        n_quads: count(OP, n_quads)?,
-    };
-    let activation = match activation {
+    let groups = [(4 * n_quads).div_ceil(knobs.bn as usize) as u64, m.div_ceil(knobs.bm as usize) as u64, 1];
+    for part in parts(depth) {
+        let params = k::matmul::Params {
+            m: count(OP, m)?,
+            k: count(OP, part.len())?,
+            depth: count(OP, part.start)?,
+            x_pitch: row_quads(OP, a)?,
+            w_pitch: row_quads(OP, b)?,
+            n_quads: count(OP, n_quads)?,
+        };
+        let (accumulate, last) = ((part.start > 0).into(), part.end == depth);
+        let (bias, activation) = if last { (bias, activation) } else { (None, None) };
+        let modes = k::matmul::Modes { accumulate, bias: bias.is_some().into(), activation: mode(activation) };
+        let args = k::matmul::Args { x: a, w: b, bias: bias.unwrap_or(a), out };
+        pass.run(&args, params, (knobs, modes), groups)?;
+    }
+    Ok(())
+}
+
+/// The number that the kernel has for an activation.
+fn mode(activation: Option<Activation>) -> u32 {
+    match activation {
         None => 0,
         Some(Activation::Relu) => 1,
         Some(Activation::Gelu(Gelu::Tanh)) => 2,
         Some(Activation::Gelu(Gelu::Exact)) => 3,
         Some(Activation::Silu) => 4,
-    };
-    let modes = k::matmul::Modes { bias: bias.is_some().into(), activation };
-    let groups = [(4 * n_quads).div_ceil(knobs.bn as usize) as u64, m.div_ceil(knobs.bm as usize) as u64, 1];
-    let args = k::matmul::Args { x: a, w: b, bias: bias.unwrap_or(a), out };
-    pass.run(&args, params, (knobs, modes), groups)
+    }
 }
 
 /// out\[i,j,m,n\] = scale * a\[i,j,m,k\] b\[i/r,j/s,n,k\]^T, for tensors and for [`Matrices`] within tensors. The batches of a
@@ -125,7 +146,7 @@ fn transpose_b_of(pass: &mut Pass, a: &Matrices<'_>, b: &Matrices<'_>, scale: f3
     transpose_b(pass, a, b, None, scale, 0, out)
 }
 
-/// One dispatch of the kernel; w is the rows of a weight that make the columns of out from `column` on.
+/// The dispatches of the kernel; w is the rows of a weight that make the columns of out from `column` on.
 fn transpose_b(
     pass: &mut Pass,
     x: &Matrices<'_>,
@@ -143,31 +164,36 @@ fn transpose_b(
     let repeats = |of: usize, to: usize| count(OP, of / to.max(1)).map(|repeats| repeats & 0xffff);
     let quads = |elements: usize| count(OP, elements / 4);
     let ([x_outer, x_inner, x_pitch], [w_outer_stride, w_inner_stride, w_pitch]) = (x.strides(), w.strides());
-    let params = k::matmul_transpose_b::Params {
-        m: count(OP, m)?,
-        n: count(OP, n)?,
-        quads: count(OP, depth.div_ceil(4))?,
-        inner: count(OP, inner)?,
-        repeats: repeats(outer, w_outer)? << 16 | repeats(inner, w_inner)?,
-        x_offset: quads(x.offset())?,
-        x_outer: quads(x_outer)?,
-        x_inner: quads(x_inner)?,
-        x_pitch: quads(x_pitch)?,
-        w_offset: quads(w.offset())?,
-        w_outer: quads(w_outer_stride)?,
-        w_inner: quads(w_inner_stride)?,
-        w_pitch: count(OP, w_pitch * w.dtype().bytes() / 16)?,
-        out_pitch: count(OP, out.pitch())?,
-        column: count(OP, column)?,
-        scale,
-    };
     let knobs = k::matmul_transpose_b::Knobs::default();
-    let modes = k::matmul_transpose_b::Modes { bias: bias.is_some().into() };
     // The kernel's own sum: the last columns and the zeros after them.
     let columns = n.next_multiple_of(4).min(out.pitch() - column);
     let groups = [columns.div_ceil(knobs.bn as usize) as u64, m.div_ceil(knobs.bm as usize) as u64, batches as u64];
-    let args = k::matmul_transpose_b::Args { x: x.tensor(), w: w.tensor(), bias: bias.unwrap_or(x.tensor()), out };
-    pass.run(&args, params, (knobs, modes), groups)
+    for part in parts(depth) {
+        let params = k::matmul_transpose_b::Params {
+            m: count(OP, m)?,
+            n: count(OP, n)?,
+            quads: count(OP, part.len().div_ceil(4))?,
+            inner: count(OP, inner)?,
+            repeats: repeats(outer, w_outer)? << 16 | repeats(inner, w_inner)?,
+            x_offset: quads(x.offset() + part.start)?,
+            x_outer: quads(x_outer)?,
+            x_inner: quads(x_inner)?,
+            x_pitch: quads(x_pitch)?,
+            w_offset: quads(w.offset() + part.start)?,
+            w_outer: quads(w_outer_stride)?,
+            w_inner: quads(w_inner_stride)?,
+            w_pitch: count(OP, w_pitch * w.dtype().bytes() / 16)?,
+            out_pitch: count(OP, out.pitch())?,
+            column: count(OP, column)?,
+            scale,
+        };
+        let bias = bias.filter(|_| part.end == depth);
+        let (accumulate, biased) = ((part.start > 0).into(), bias.is_some().into());
+        let modes = k::matmul_transpose_b::Modes { accumulate, bias: biased };
+        let args = k::matmul_transpose_b::Args { x: x.tensor(), w: w.tensor(), bias: bias.unwrap_or(x.tensor()), out };
+        pass.run(&args, params, (knobs, modes), groups)?;
+    }
+    Ok(())
 }
 
 /// out\[m,n\] = x\[m,k\] w\[n,k\]^T + bias\[n\]: a layer of a model. Few rows take [`matvec`], more take the tiled kernel of

@@ -195,7 +195,8 @@ fn copies(table: &mut Table) {
     let mut copy = |class: &'static str, view: View| {
         let View { shape, order, rows, columns } = view;
         let detail = format!("{shape:?} order={order:?} within rows={rows:?} columns={columns:?}").replace(", ", ",");
-        table.row(("repitch", class), &detail, view.count(), move |bench, inputs| contiguous(bench, &view, inputs));
+        // Read and written.
+        table.row(("repitch", class), &detail, 2 * view.count(), move |bench, inputs| contiguous(bench, &view, inputs));
     };
     for order in ORDERS {
         for shape in [[2, 3, 4, 5], [1, 7, 2, 8], [3, 1, 65, 3]] {
