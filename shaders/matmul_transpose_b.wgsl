@@ -1,5 +1,5 @@
 //! op: matmul_transpose_b
-//! out[b, c, i, column + j] = scale * sum over l of x[b, c, i, l] w[b / R, c / S, j, l], + bias[column + j].
+//! out[b, c, i, column + j] = activation(scale * sum over l of x[b, c, i, l] w[b / R, c / S, j, l] + bias[column + j]).
 //! x:[outer, inner, m, k]  w:[outer / R, inner / S, n, k]  bias:[_]  out:[outer, inner, m, _]
 //! The matrices of x and w lie anywhere in their buffers, as long as every row starts at a multiple of 16 bytes.
 //! A workgroup owns a BM x BN tile of out; an invocation keeps TM x TN sums in registers, its rows and columns spread
@@ -19,6 +19,8 @@ const TN = 4u;
 const ACCUMULATE = 0u;
 /// Adds the bias. Mode: 0u, 1u
 const BIAS = 0u;
+/// 0: none, 1: relu, 2: gelu, tanh form, 3: gelu, exact form, 4: silu. Mode: 0u, 1u, 2u, 3u, 4u
+const ACTIVATION = 0u;
 
 const ROWS = BM / TM;
 const COLUMNS = BN / TN;
@@ -71,6 +73,37 @@ var<immediate> p: Params;
 
 var<workgroup> xs: array<vec4f, BM * STRIDE>;
 var<workgroup> ws: array<vec4f, BN * STRIDE>;
+
+/// exp(FAR) = 2^126, the largest divisor for which WGSL vouches.
+const FAR = 87.337;
+
+/// v / (1 + exp(minus)).
+fn gated(v: f32, minus: f32) -> f32 {
+    return select(v / (1.0 + exp(min(minus, FAR))), 0.0, minus > FAR);
+}
+
+/// The forms of gelu.wgsl and silu.wgsl.
+fn activation(v: f32) -> f32 {
+    if ACTIVATION == 1u {
+        return max(v, 0.0);
+    }
+    if ACTIVATION == 2u {
+        let c = clamp(v, -13.0, 13.0);
+        return gated(v, -1.5957691216057308 * (c + 0.044715 * c * c * c));
+    }
+    if ACTIVATION == 3u {
+        let z = min(abs(v) * 0.7071067811865476, 9.3);
+        let t = 1.0 / (1.0 + 0.5 * z);
+        let fit = -1.26551223 + t * (1.00002368 + t * (0.37409196 + t * (0.09678418 + t * (-0.18628806
+            + t * (0.27886807 + t * (-1.13520398 + t * (1.48851587 + t * (-0.82215223 + t * 0.17087277))))))));
+        let tail = 0.5 * t * exp(fit - z * z);
+        return select(v * select(1.0 - tail, tail, v < 0.0), 0.0, v < -13.0);
+    }
+    if ACTIVATION == 4u {
+        return gated(v, -v);
+    }
+    return v;
+}
 
 @compute @workgroup_size(WG)
 fn matmul_transpose_b(@builtin(workgroup_id) tile: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -137,6 +170,7 @@ fn matmul_transpose_b(@builtin(workgroup_id) tile: vec3u, @builtin(local_invocat
                         if BIAS == 1u {
                             sum += bias[p.column + column];
                         }
+                        sum = activation(sum);
                     }
                     out[at] = sum;
                 }

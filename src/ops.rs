@@ -22,7 +22,9 @@ pub use elementwise::{add, gelu, relu};
 pub use layout::repitch;
 pub use matrices::{Matrices, contiguous};
 pub use norms::{layer_norm, softmax};
-pub use products::{Epilogue, MATVEC_ROWS, linear, matmul, matmul_transpose_b, matmul_with, matvec};
+pub use products::{
+    Epilogue, MATVEC_ROWS, linear, linear_with, matmul, matmul_transpose_b, matmul_with, matvec, matvec_with,
+};
 pub use rows::{advance, argmax, embed};
 
 fn ensure(op: &'static str, holds: bool, message: impl FnOnce() -> String) -> Result<()> {

@@ -79,17 +79,22 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Adds the bias to every row of a product, then applies the activation.
-pub(crate) fn epilogue(bias: Option<&Tensor>, activation: Option<Activation>, out: &Tensor) -> Result<()> {
+pub(crate) fn epilogue(
+    op: &'static str,
+    bias: Option<&Tensor>,
+    activation: Option<Activation>,
+    out: &Tensor,
+) -> Result<()> {
     let columns = out.columns().max(1);
     if let Some(bias) = bias {
-        let mut locked = lock("matmul", [("bias", bias)], ("out", out))?;
+        let mut locked = lock(op, [("bias", bias)], ("out", out))?;
         let ([bias], out) = locked.parts();
         let bias = floats(bias);
         let rows = floats_mut(out).par_chunks_mut(columns).with_min_len(MIN_LEN / columns);
         rows.for_each(|row| row.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias));
     }
     if let Some(activation) = activation {
-        let mut locked = lock("matmul", [], ("out", out))?;
+        let mut locked = lock(op, [], ("out", out))?;
         let ([], out) = locked.parts();
         floats_mut(out).par_iter_mut().with_min_len(MIN_LEN).for_each(|v| *v = activate(*v, activation));
     }

@@ -164,8 +164,41 @@ pub fn contiguous<'a>(pass: &mut Pass, x: impl Into<Matrices<'a>>, out: &mut Ten
 }
 
 /// A copy of a view in scratch memory, rows at multiples of 16 bytes.
-pub(super) fn aligned_copy(pass: &mut Pass, x: &Matrices<'_>) -> Result<Tensor> {
+pub(super) fn aligned_copy(op: &'static str, pass: &mut Pass, x: &Matrices<'_>) -> Result<Tensor> {
+    ensure(op, x.dtype() != DType::F16, || {
+        let need =
+            "rows of f16 must start at multiples of 8 elements, and end where the tensor's do or after a multiple of 4";
+        format!("{:?} of {:?}: {need}; choose such columns, or f32", x.shape(), x.tensor)
+    })?;
     let mut copy = pass.tensor_of(&x.shape(), x.dtype())?;
     contiguous(pass, *x, &mut copy)?;
     Ok(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ComputeBackend, Error, GpuCompute, ops};
+
+    /// Without an adapter there is no f16 tensor to cut.
+    #[test]
+    fn f16_views_that_cannot_be_read_in_quads_are_refused() {
+        let Ok(gpu) = GpuCompute::new(ComputeBackend::Gpu) else { return };
+        let b = gpu.exact_tensor(&[2, 3, 21], DType::F16).unwrap();
+        let outcome = |columns: Range<usize>| {
+            let a = gpu.zeros(&[2, 4, columns.len()]).unwrap();
+            let mut pass = gpu.pass();
+            let mut out = pass.tensor(&[2, 4, 3]).unwrap();
+            let b = Matrices::from(&b).columns(columns).unwrap();
+            ops::matmul_transpose_b(&mut pass, &a, b, 1.0, &mut out)
+        };
+        for columns in [0..21, 8..21, 16..21, 0..4, 8..20] {
+            assert!(outcome(columns.clone()).is_ok(), "{columns:?}");
+        }
+        for columns in [1..21, 4..8, 0..7, 8..19] {
+            let outcome = outcome(columns.clone());
+            let refused = matches!(&outcome, Err(Error::Shape { op: "matmul_transpose_b", .. }));
+            assert!(refused, "{columns:?}: {outcome:?}");
+        }
+    }
 }

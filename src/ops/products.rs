@@ -56,7 +56,7 @@ pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'
     ensure_f32(OP, &[a, out, bias.unwrap_or(a)])?;
     if pass.is_cpu() {
         cpu::matmul(a, b, out)?;
-        return cpu::epilogue(bias, activation, out);
+        return cpu::epilogue(OP, bias, activation, out);
     }
     if !a.is_aligned() {
         let a = aligned(pass, a)?;
@@ -86,8 +86,8 @@ pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'
             w_pitch: row_quads(OP, b)?,
             n_quads: count(OP, n_quads)?,
         };
-        let (accumulate, last) = ((part.start > 0).into(), part.end == depth);
-        let (bias, activation) = if last { (bias, activation) } else { (None, None) };
+        let accumulate = (part.start > 0).into();
+        let Epilogue { bias, activation } = if part.end == depth { epilogue } else { Epilogue::default() };
         let modes = k::matmul::Modes { accumulate, bias: bias.is_some().into(), activation: mode(activation) };
         let args = k::matmul::Args { x: a, w: b, bias: bias.unwrap_or(a), out };
         pass.run(&args, params, (knobs, modes), groups)?;
@@ -136,14 +136,14 @@ fn transpose_b_of(pass: &mut Pass, a: &Matrices<'_>, b: &Matrices<'_>, scale: f3
         return cpu::matmul_transpose_b(a, b, scale, out);
     }
     if !a.reads_quads() {
-        let a = aligned_copy(pass, a)?;
+        let a = aligned_copy(OP, pass, a)?;
         return transpose_b_of(pass, &Matrices::from(&a), b, scale, out);
     }
     if !b.reads_quads() {
-        let b = aligned_copy(pass, b)?;
+        let b = aligned_copy(OP, pass, b)?;
         return transpose_b_of(pass, a, &Matrices::from(&b), scale, out);
     }
-    transpose_b(pass, a, b, None, scale, 0, out)
+    transpose_b(pass, a, b, Epilogue::default(), scale, 0, out)
 }
 
 /// The dispatches of the kernel; w is the rows of a weight that make the columns of out from `column` on.
@@ -151,7 +151,7 @@ fn transpose_b(
     pass: &mut Pass,
     x: &Matrices<'_>,
     w: &Matrices<'_>,
-    bias: Option<&Tensor>,
+    epilogue: Epilogue<'_>,
     scale: f32,
     column: usize,
     out: &mut Tensor,
@@ -187,9 +187,10 @@ fn transpose_b(
             column: count(OP, column)?,
             scale,
         };
-        let bias = bias.filter(|_| part.end == depth);
-        let (accumulate, biased) = ((part.start > 0).into(), bias.is_some().into());
-        let modes = k::matmul_transpose_b::Modes { accumulate, bias: biased };
+        let accumulate = (part.start > 0).into();
+        let Epilogue { bias, activation } = if part.end == depth { epilogue } else { Epilogue::default() };
+        let modes =
+            k::matmul_transpose_b::Modes { accumulate, bias: bias.is_some().into(), activation: mode(activation) };
         let args = k::matmul_transpose_b::Args { x: x.tensor(), w: w.tensor(), bias: bias.unwrap_or(x.tensor()), out };
         pass.run(&args, params, (knobs, modes), groups)?;
     }
@@ -202,18 +203,26 @@ fn transpose_b(
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree.
 pub fn linear(pass: &mut Pass, x: &Tensor, w: &Weight, bias: Option<&Tensor>, out: &mut Tensor) -> Result<()> {
+    linear_with(pass, x, w, Epilogue { bias, activation: None }, out)
+}
+
+/// [`linear`] with an activation of what it writes, in the same dispatches.
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'_>, out: &mut Tensor) -> Result<()> {
     if x.rows() <= MATVEC_ROWS || pass.is_cpu() {
-        return matvec(pass, x, w, bias, out);
+        return matvec_with(pass, x, w, epilogue, out);
     }
-    check_linear("linear", x, w, bias, out)?;
+    check_linear("linear", x, w, epilogue.bias, out)?;
     if !x.is_aligned() {
         let x = aligned(pass, x)?;
-        return linear(pass, &x, w, bias, out);
+        return linear_with(pass, &x, w, epilogue, out);
     }
     // Whatever its dimensions, x is rows here.
     let rows = x.first_rows(x.rows())?;
     for chunk in &w.chunks {
-        transpose_b(pass, &Matrices::from(&rows), &Matrices::from(&chunk.tensor), bias, 1.0, chunk.first_row, out)?;
+        transpose_b(pass, &Matrices::from(&rows), &Matrices::from(&chunk.tensor), epilogue, 1.0, chunk.first_row, out)?;
     }
     Ok(())
 }
@@ -246,10 +255,20 @@ fn chunk_columns<'a>(w: &'a Weight, out: &Tensor) -> Vec<(&'a Chunk, usize)> {
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree or m > 8.
 pub fn matvec(pass: &mut Pass, x: &Tensor, w: &Weight, bias: Option<&Tensor>, out: &mut Tensor) -> Result<()> {
+    matvec_with(pass, x, w, Epilogue { bias, activation: None }, out)
+}
+
+/// [`matvec`] with an activation of what it writes, in the same dispatches.
+///
+/// # Errors
+/// As [`matvec`].
+pub fn matvec_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'_>, out: &mut Tensor) -> Result<()> {
     const OP: &str = "matvec";
+    let Epilogue { bias, activation } = epilogue;
     check_linear(OP, x, w, bias, out)?;
     if pass.is_cpu() {
-        return cpu::linear(x, w, bias, out);
+        cpu::linear(x, w, bias, out)?;
+        return cpu::epilogue(OP, None, activation, out);
     }
     let m = x.rows();
     ensure(OP, m <= MATVEC_ROWS, || format!("{m} rows of x; at most {MATVEC_ROWS}"))?;
@@ -258,7 +277,7 @@ pub fn matvec(pass: &mut Pass, x: &Tensor, w: &Weight, bias: Option<&Tensor>, ou
     }
     if !x.is_aligned() {
         let x = aligned(pass, x)?;
-        return matvec(pass, &x, w, bias, out);
+        return matvec_with(pass, &x, w, epilogue, out);
     }
     pass.cost(flops(m, w.columns(), w.rows()));
     let (subgroups, software) = pass.gpu().engine().map_or((false, false), |e| (e.subgroups, e.facts.software));
@@ -277,14 +296,14 @@ pub fn matvec(pass: &mut Pass, x: &Tensor, w: &Weight, bias: Option<&Tensor>, ou
             use k::matvec_subgroup::{Args, Knobs, Modes, Params};
             // A software adapter's subgroup is one SIMD register, and its barriers are dear.
             let knobs = if software { Knobs { wg: 8, ..Knobs::default() } } else { Knobs::default() };
-            let modes = Modes { m: m as u32, bias: bias.is_some().into() };
+            let modes = Modes { m: m as u32, bias: bias.is_some().into(), activation: mode(activation) };
             let groups = grid(columns.div_ceil(knobs.rows as usize));
             let params: Params = bytemuck::cast(params);
             pass.run(&Args { x, w, bias: bias_or_any, out }, params, (knobs, modes), groups)?;
         } else {
             use k::matvec::{Args, Knobs, Modes};
             let knobs = Knobs::default();
-            let modes = Modes { m: m as u32, bias: bias.is_some().into() };
+            let modes = Modes { m: m as u32, bias: bias.is_some().into(), activation: mode(activation) };
             let groups = grid(columns.div_ceil(knobs.rows as usize));
             pass.run(&Args { x, w, bias: bias_or_any, out }, params, (knobs, modes), groups)?;
         }

@@ -41,8 +41,14 @@ impl Product {
         self.bias.then(|| inputs.fill(self.fill, self.n, self.n))
     }
 
-    fn check(&self, got: &[f32], truth: &[f64], magnitude: &[f64]) -> Result<f64, Stop> {
-        check(self.fill, (self.k, self.n), got, truth, magnitude)
+    /// Compares with the activation of z, the product and the bias; `magnitude` is |scale| |a| |b| + |bias|.
+    fn check(&self, got: &[f32], z: &[f64], magnitude: &[f64]) -> Result<f64, Stop> {
+        if self.activation.is_none() {
+            return check(self.fill, (self.k, self.n), got, z, magnitude);
+        }
+        let truth = reference::epilogue(z, None, self.activation, self.n);
+        let error = |i: usize| if self.fill == Fill::Integers { 0.0 } else { bounds::product(self.k, magnitude[i]) };
+        compare(got, &truth, self.n, |i| bounds::activated(self.activation, error(i), z[i], truth[i]))
     }
 }
 
@@ -84,17 +90,10 @@ pub(crate) fn matmul(bench: &mut Bench<'_>, case: &Product, mut inputs: Inputs) 
     let mut out = bench.output(&[m, n], DType::F32)?;
     let epilogue = ops::Epilogue { bias: bias_tensor.as_ref(), activation: case.activation };
     bench.run(|pass| ops::matmul_with(pass, &x, &w, epilogue, &mut out.tensor))?;
-    let product = reference::matmul(&a, &b, case.shape());
-    let z = reference::epilogue(&product, bias.as_deref(), None, n);
+    let z = reference::epilogue(&reference::matmul(&a, &b, case.shape()), bias.as_deref(), None, n);
     let magnitude = reference::matmul(&magnitudes(&a), &magnitudes(&b), case.shape());
     let magnitude = reference::epilogue(&magnitude, bias.as_deref().map(magnitudes).as_deref(), None, n);
-    let got = bench.read_f32(&out)?;
-    if case.activation.is_none() {
-        return case.check(&got, &z, &magnitude);
-    }
-    let truth = reference::epilogue(&product, bias.as_deref(), case.activation, n);
-    let error = |i: usize| if case.fill == Fill::Integers { 0.0 } else { bounds::product(k, magnitude[i]) };
-    compare(&got, &truth, n, |i| bounds::activated(case.activation, error(i), z[i], truth[i]))
+    case.check(&bench.read_f32(&out)?, &z, &magnitude)
 }
 
 pub(crate) fn matmul_transpose_b(bench: &mut Bench<'_>, case: &Product, mut inputs: Inputs) -> Result<f64, Stop> {
@@ -125,21 +124,16 @@ pub(crate) fn matmul_transpose_b(bench: &mut Bench<'_>, case: &Product, mut inpu
 }
 
 pub(crate) fn linear(bench: &mut Bench<'_>, case: &Product, inputs: Inputs) -> Result<f64, Stop> {
-    layer(bench, case, inputs, ops::linear)
+    layer(bench, case, inputs, ops::linear_with)
 }
 
 pub(crate) fn matvec(bench: &mut Bench<'_>, case: &Product, inputs: Inputs) -> Result<f64, Stop> {
-    layer(bench, case, inputs, ops::matvec)
+    layer(bench, case, inputs, ops::matvec_with)
 }
 
-/// [`ops::linear`] and [`ops::matvec`].
-type Layer = fn(
-    &mut crate::Pass,
-    &crate::Tensor,
-    &crate::Weight,
-    Option<&crate::Tensor>,
-    &mut crate::Tensor,
-) -> crate::Result<()>;
+/// [`ops::linear_with`] and [`ops::matvec_with`].
+type Layer =
+    fn(&mut crate::Pass, &crate::Tensor, &crate::Weight, ops::Epilogue<'_>, &mut crate::Tensor) -> crate::Result<()>;
 
 fn layer(bench: &mut Bench<'_>, case: &Product, mut inputs: Inputs, op: Layer) -> Result<f64, Stop> {
     let (m, k, n) = case.shape();
@@ -150,7 +144,8 @@ fn layer(bench: &mut Bench<'_>, case: &Product, mut inputs: Inputs, op: Layer) -
     let w = bench.weight(&b, (n, k), case.format, case.rows_per_chunk)?;
     let bias_tensor = bias.as_ref().map(|bias| bench.input(bias, &[n])).transpose()?;
     let mut out = bench.output(&[m, n], DType::F32)?;
-    bench.run(|pass| op(pass, &x, &w, bias_tensor.as_ref(), &mut out.tensor))?;
+    let epilogue = ops::Epilogue { bias: bias_tensor.as_ref(), activation: case.activation };
+    bench.run(|pass| op(pass, &x, &w, epilogue, &mut out.tensor))?;
     let truth = reference::matvec(&a, &b, bias.as_deref(), case.shape());
     let bias = bias.as_deref().map(magnitudes);
     let magnitude = reference::matvec(&magnitudes(&a), &magnitudes(&b), bias.as_deref(), case.shape());

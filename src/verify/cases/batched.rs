@@ -162,6 +162,11 @@ fn parts(table: &mut Table) {
 }
 
 fn large(table: &mut Table) {
+    // Two dispatches along the depth.
+    for i in 0..4 {
+        let (a, b) = pair([1, 2], [2, 1], (2, 16_404, 3));
+        plain(table, "deep batches", i, (a.permuted([2, 0, 1]), b.within([1, 0], [8, 8])));
+    }
     plain(table, "batches", 1, pair([1, 12], [1, 1], (77, 77, 64)));
     for (i, shape) in [(32, 2880, 2880), (512, 576, 576), (2048, 8192, 1), (4096, 5120, 6)].into_iter().enumerate() {
         plain(table, "large", i + 1, pair([1, 1], [1, 1], shape));

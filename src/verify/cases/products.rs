@@ -96,25 +96,32 @@ fn matmuls(table: &mut Table) {
     }
     product(table, "matmul", "deep", Product::new((3, 16384, 5), Format::F32, Fill::Uniform), matmul);
     product(table, "matmul", "deep", Product::new((2, 65_588, 3), Format::F16, Fill::Integers), matmul);
-    epilogues(table);
+    let shapes = [(1, 1, 1), (5, 7, 9), (33, 17, 65), (65, 64, 3), (70, 130, 129), (9, 768, 34), (6, 0, 5), (0, 4, 4)];
+    epilogues(table, "matmul", matmul, &shapes, None);
+    epilogues(table, "matmul", matmul, &[(2, 16_400, 5)], None);
 }
 
-/// Bias and activation, together and alone. Of a product over one or no element the activation sees small numbers, of one
-/// over many large ones.
-fn epilogues(table: &mut Table) {
+/// Bias and activation, together and, at every other shape, alone. Of a product over one or no element the activation sees
+/// small numbers, of one over many large ones.
+fn epilogues(
+    table: &mut Table,
+    op: &'static str,
+    run: RunProduct,
+    shapes: &[(usize, usize, usize)],
+    rows_per_chunk: Option<usize>,
+) {
     let (tanh, exact) = (Activation::Gelu(Gelu::Tanh), Activation::Gelu(Gelu::Exact));
-    let activations = [None, Some(Activation::Relu), Some(tanh), Some(exact), Some(Activation::Silu)];
-    let shapes = [(1, 1, 1), (5, 7, 9), (33, 17, 65), (65, 64, 3), (70, 130, 129), (9, 768, 34), (6, 0, 5), (0, 4, 4)];
-    for (i, (m, k, n)) in shapes.into_iter().enumerate() {
-        for (j, activation) in activations.into_iter().enumerate() {
-            for (bias, fill) in [(true, Fill::Integers), (true, Fill::Uniform), (false, Fill::Outliers)] {
-                let format = Format::ALL[(i + j) % 2];
-                let case = Product { bias, activation, ..Product::new((m, k, n), format, fill) };
-                if activation.is_some() || bias {
-                    product(table, "matmul", "epilogue", case, matmul);
-                }
+    for (i, &shape) in shapes.iter().enumerate() {
+        // One format to an activation: the driver compiles each pair anew.
+        for (j, activation) in [Activation::Relu, tanh, exact, Activation::Silu].into_iter().enumerate() {
+            for fill in [Fill::Integers, Fill::Uniform, Fill::Outliers] {
+                let base = Product::new(shape, Format::ALL[j % 2], fill);
+                let case = Product { bias: i % 2 == 0, activation: Some(activation), rows_per_chunk, ..base };
+                product(table, op, "activation", case, run);
             }
         }
+        let base = Product::new(shape, Format::F32, Fill::Outliers);
+        product(table, op, "bias", Product { bias: true, rows_per_chunk, ..base }, run);
     }
 }
 
@@ -146,6 +153,8 @@ fn transposed(table: &mut Table) {
 }
 
 fn linears(table: &mut Table) {
+    epilogues(table, "linear", linear, &[(9, 1, 3), (33, 17, 65), (66, 64, 5), (12, 0, 6), (9, 16_400, 5)], None);
+    epilogues(table, "linear", linear, &[(10, 20, 17)], Some(8));
     let shapes: Vec<_> = odd_shapes().filter(|(m, _, _)| *m > 3).collect();
     common(table, "linear", linear, &shapes, true);
     // Chunks of 4, 8 and 64 rows, the last of them short.
@@ -167,6 +176,8 @@ fn linears(table: &mut Table) {
 }
 
 fn matvecs(table: &mut Table) {
+    epilogues(table, "matvec", matvec, &[(1, 1, 1), (3, 33, 7), (1, 64, 66), (3, 0, 5)], None);
+    epilogues(table, "matvec", matvec, &[(1, 20, 9)], Some(4));
     // Every number of rows, at every odd k and n.
     let shapes: Vec<_> = odd_shapes().enumerate().map(|(i, (_, k, n))| (i % 8 + 1, k, n)).collect();
     common(table, "matvec", matvec, &shapes, true);
