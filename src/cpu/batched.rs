@@ -108,7 +108,7 @@ fn activate(x: f32, activation: Activation) -> f32 {
         Activation::Gelu(Gelu::Tanh) => {
             // Beyond 13 the result is x or 0; the clamp keeps the cube finite.
             let c = x.clamp(-13.0, 13.0);
-            x / (1.0 + (-1.595_769_1 * (c + 0.044_715 * c * c * c)).exp())
+            x / (1.0 + (-1.595_769 * (c + 0.044_715 * c * c * c)).exp())
         }
         Activation::Gelu(Gelu::Exact) => 0.5 * x * libm::erfcf(-x * std::f32::consts::FRAC_1_SQRT_2),
         Activation::Silu => x / (1.0 + (-x).exp()),
