@@ -197,7 +197,7 @@ fn views_that_do_not_fit_are_errors() {
             columns.start <= columns.end && columns.end <= column_count
         );
         let [y_outer, y_inner, n, depth] = Matrices::from(&y).shape();
-        let divides = |of: usize, to: usize| if to == 0 { of == 0 } else { of % to == 0 };
+        let divides = |of: usize, to: usize| if to == 0 { of == 0 } else { of.is_multiple_of(to) };
         let fits = divides(outer, y_outer) && divides(inner, y_inner) && depth == column_count;
         let mut pass = gpu().pass();
         let mut out = pass.tensor(&[outer, inner, row_count, n]).expect("a tensor");

@@ -147,6 +147,8 @@ fn parts(table: &mut Table) {
             let (_, fill, scale) = kind(i);
             let within = |view: View| view.within([i % 3, i % 2], [before, after]);
             let case = Batched { a, b, format: Format::F32, fill, scale };
+            // A neighbour's number does no harm where the other operand has a zero, and so both are cut.
+            product(table, "columns of both", Batched { a: within(a), b: within(b), ..case });
             product(table, "columns of more", Batched { a: within(a), ..case });
             product(table, "columns of more", Batched { b: within(b).permuted(ORDERS[i % 5]), ..case });
             i += 1;
