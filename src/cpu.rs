@@ -5,6 +5,7 @@
 //! computed by its twin in [`crate::reference`] counts as unverified ([`SHARES_TWIN`]).
 
 mod attention;
+mod batched;
 mod cast;
 mod elementwise;
 mod gemm;
@@ -22,11 +23,12 @@ use half::slice::HalfFloatSliceExt;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Storage, Tensor};
 pub(crate) use attention::attention;
+pub(crate) use batched::{contiguous, epilogue, matmul_transpose_b};
 pub(crate) use cast::cast;
 pub(crate) use elementwise::{add, gelu, mul, relu, scale, sigmoid, silu, swiglu, tanh};
-pub(crate) use layout::{repitch, transpose};
+pub(crate) use layout::transpose;
 pub(crate) use norms::{add_layer_norm, layer_norm, log_softmax, rms_norm, softmax};
-pub(crate) use products::{linear, matmul, matmul_transpose_b};
+pub(crate) use products::{linear, matmul};
 pub(crate) use reduce::{dot, reduce};
 pub(crate) use rows::{advance, argmax, embed, gather, rope};
 

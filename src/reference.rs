@@ -86,6 +86,17 @@ pub enum Cast {
     Bf16ToF32,
 }
 
+/// What may be applied to a product before it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// max(x, 0).
+    Relu,
+    /// Either GELU.
+    Gelu(Gelu),
+    /// x / (1 + exp(-x)).
+    Silu,
+}
+
 /// C\[m,n\] = A\[m,k\] B\[k,n\].
 pub fn matmul(a: &[f32], b: &[f32], (m, k, n): (usize, usize, usize)) -> Vec<f64> {
     let mut c = vec![0.0; m * n];
@@ -113,6 +124,36 @@ pub fn matmul_transpose_b(
             let pairs = a[i * k..][..k].iter().zip(&b[j * k..][..k]);
             let sum: f64 = pairs.map(|(&x, &y)| f64::from(x) * f64::from(y)).sum();
             c.push(f64::from(scale) * sum + bias.map_or(0.0, |bias| f64::from(bias[j])));
+        }
+    }
+    c
+}
+
+/// activation(C\[m,n\] + bias\[n\]), for a product C.
+pub fn epilogue(c: &[f64], bias: Option<&[f32]>, activation: Option<Activation>, n: usize) -> Vec<f64> {
+    let biased = c.iter().enumerate().map(|(i, &c)| c + bias.map_or(0.0, |bias| f64::from(bias[i % n])));
+    let activate = |x: f64| match activation {
+        None => x,
+        Some(Activation::Relu) => x.max(0.0),
+        Some(Activation::Gelu(form)) => gelu_one(x, form),
+        Some(Activation::Silu) => x / (1.0 + (-x).exp()),
+    };
+    biased.map(activate).collect()
+}
+
+/// C\[i,j,m,n\] = scale * A\[i,j,m,k\] B\[i/r,j/s,n,k\]^T for A of `batches` and B of `b_batches`, r and s to one.
+pub fn matmul_batched(
+    (a, batches): (&[f32], [usize; 2]),
+    (b, b_batches): (&[f32], [usize; 2]),
+    scale: f32,
+    (m, k, n): (usize, usize, usize),
+) -> Vec<f64> {
+    let mut c = Vec::new();
+    for i in 0..batches[0] {
+        for j in 0..batches[1] {
+            let of_a = i * batches[1] + j;
+            let of_b = i * b_batches[0] / batches[0] * b_batches[1] + j * b_batches[1] / batches[1];
+            c.extend(matmul_transpose_b(&a[of_a * m * k..], &b[of_b * n * k..], None, scale, (m, k, n)));
         }
     }
     c

@@ -6,14 +6,6 @@ use super::{MIN_LEN, lock};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// Rows on the host have one pitch only.
-pub(crate) fn repitch(x: &Tensor, out: &Tensor) -> Result<()> {
-    let mut locked = lock("repitch", [("x", x)], ("out", out))?;
-    let ([x], out) = locked.parts();
-    out.copy_from_slice(x);
-    Ok(())
-}
-
 pub(crate) fn transpose(x: &Tensor, (m, n): (usize, usize), out: &Tensor) -> Result<()> {
     /// Rows and columns of a tile, whose lines stay in the first cache.
     const TILE: usize = 32;

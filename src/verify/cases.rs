@@ -2,6 +2,7 @@
 //! does not.
 
 mod attention;
+mod batched;
 mod cast;
 mod elementwise;
 mod layout;
@@ -51,6 +52,7 @@ impl Table {
 pub fn cases() -> Vec<Case> {
     let mut table = Table::default();
     products::products(&mut table);
+    batched::batched_products(&mut table);
     attention::attentions(&mut table);
     norms::norms(&mut table);
     elementwise::elementwise(&mut table);
