@@ -8,6 +8,7 @@ mod elementwise;
 mod norms;
 mod products;
 mod rows;
+mod sample;
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -18,6 +19,7 @@ pub(crate) use elementwise::{add, gelu, relu};
 pub(crate) use norms::{layer_norm, softmax};
 pub(crate) use products::{linear, matmul, matmul_transpose_b};
 pub(crate) use rows::{advance, argmax, embed};
+pub(crate) use sample::{pick, sample, uniform};
 
 /// Elements below which another thread is not worth its start.
 const MIN_LEN: usize = 16 << 10;

@@ -11,10 +11,11 @@ mod layout;
 mod norms;
 mod products;
 mod rows;
+mod sample;
 
 use crate::error::{Error, Result};
 use crate::pass::Pass;
-pub use crate::reference::{Attention, Gelu, Row};
+pub use crate::reference::{Attention, Gelu, Row, Sampler};
 use crate::tensor::{DType, Tensor};
 pub use attention::attention;
 pub use elementwise::{add, gelu, relu};
@@ -22,6 +23,7 @@ pub use layout::repitch;
 pub use norms::{layer_norm, softmax};
 pub use products::{MATVEC_ROWS, linear, matmul, matmul_transpose_b, matvec};
 pub use rows::{advance, argmax, embed};
+pub use sample::{TOP_K, sample};
 
 fn ensure(op: &'static str, holds: bool, message: impl FnOnce() -> String) -> Result<()> {
     if holds { Ok(()) } else { Err(Error::Shape { op, message: message() }) }

@@ -42,6 +42,28 @@ pub enum Gelu {
     Exact,
 }
 
+/// How the next token is chosen: temperature, then top-k, then top-p.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampler {
+    /// Logits are divided by it. 0: the largest logit, the lowest id on a tie, and nothing is drawn.
+    pub temperature: f32,
+    /// Only so many of the largest logits are candidates; of equal ones the lowest ids, so that they are never more
+    /// (transformers keeps all that equal the last). 0: every token is.
+    pub top_k: usize,
+    /// Only the likeliest candidates are drawn from, until the probability of those before reaches this; one at least.
+    /// 1: all are.
+    pub top_p: f32,
+    /// The same seed draws the same tokens, wherever it is done.
+    pub seed: u64,
+}
+
+impl Default for Sampler {
+    /// The largest logit.
+    fn default() -> Sampler {
+        Sampler { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 }
+    }
+}
+
 /// C\[m,n\] = A\[m,k\] B\[k,n\].
 pub fn matmul(a: &[f32], b: &[f32], (m, k, n): (usize, usize, usize)) -> Vec<f64> {
     let mut c = vec![0.0; m * n];
@@ -188,6 +210,64 @@ pub fn argmax(x: &[f32], n: usize) -> Vec<[u32; 2]> {
             [best as u32, row.iter().filter(|v| !v.is_finite()).count() as u32]
         })
         .collect()
+}
+
+/// A uniform in \[0, 1), in steps of 2^-24, of (seed, position, slot): pcg3d of Jarzynski and Olano, JCGT 9(3), 2020.
+pub fn uniform(seed: u64, position: u32, slot: u32) -> f64 {
+    let words = [seed as u32 ^ position, (seed >> 32) as u32 ^ slot, position.rotate_left(16) ^ !slot];
+    let [mut x, mut y, mut z] = words.map(|v| v.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+    for round in 0..2 {
+        if round == 1 {
+            (x, y, z) = (x ^ (x >> 16), y ^ (y >> 16), z ^ (z >> 16));
+        }
+        x = x.wrapping_add(y.wrapping_mul(z));
+        y = y.wrapping_add(z.wrapping_mul(x));
+        z = z.wrapping_add(x.wrapping_mul(y));
+    }
+    f64::from(z >> 8) / 16_777_216.0
+}
+
+/// What may be drawn, in the order in which it is, as (id, exp((logit - largest) / temperature)): all tokens by id, or,
+/// where there is a top-k or a top-p, by descending logit and the k first. Top-p has not cut them yet.
+pub fn candidates(logits: &[f32], sampler: &Sampler) -> Vec<(u32, f64)> {
+    // Adding 0 makes -0 and 0 one.
+    let mut all: Vec<(u32, f64)> = (0..).zip(logits.iter().map(|&v| f64::from(v) + 0.0)).collect();
+    let largest = all.iter().map(|(_, logit)| *logit).fold(f64::MIN, f64::max);
+    if sampler.top_k > 0 || sampler.top_p < 1.0 {
+        // Stable: of equal logits the lowest id comes first.
+        all.sort_by(|a, b| b.1.total_cmp(&a.1));
+    }
+    if sampler.top_k > 0 {
+        all.truncate(sampler.top_k);
+    }
+    all.iter().map(|(id, logit)| (*id, ((logit - largest) / f64::from(sampler.temperature)).exp())).collect()
+}
+
+/// For every row of x\[m,n\]: a token drawn for the position after that of `rows`, and how many elements are NaN or
+/// infinite; where any are, the token means nothing.
+pub fn sample(x: &[f32], n: usize, rows: &[Row], sampler: &Sampler) -> Vec<[u32; 2]> {
+    let mut picked = argmax(x, n);
+    if sampler.temperature == 0.0 {
+        return picked;
+    }
+    for ((logits, at), picked) in x.chunks(n.max(1)).zip(rows).zip(&mut picked) {
+        let candidates = candidates(logits, sampler);
+        let total: f64 = candidates.iter().map(|(_, weight)| weight).sum();
+        let before = |i: usize| candidates[..i].iter().map(|(_, weight)| weight).sum::<f64>();
+        let cut = sampler.top_p < 1.0;
+        let kept = (1..candidates.len()).find(|&i| cut && before(i) >= f64::from(sampler.top_p) * total);
+        let kept = &candidates[..kept.unwrap_or(candidates.len())];
+        let point = uniform(sampler.seed, at.position + 1, at.slot) * kept.iter().map(|(_, w)| w).sum::<f64>();
+        let mut reached = 0.0;
+        for (id, weight) in kept.iter().filter(|(_, weight)| *weight > 0.0) {
+            picked[0] = *id;
+            reached += weight;
+            if reached > point {
+                break;
+            }
+        }
+    }
+    picked
 }
 
 /// x, whose dense form is the same at every pitch.

@@ -13,6 +13,7 @@ mod inputs;
 mod products;
 mod rows;
 mod runner;
+mod sample;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

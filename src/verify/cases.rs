@@ -6,6 +6,7 @@ mod elementwise;
 mod norms;
 mod products;
 mod rows;
+mod sample;
 
 use super::Case;
 use super::inputs::Inputs;
@@ -52,5 +53,6 @@ pub fn cases() -> Vec<Case> {
     norms::norms(&mut table);
     elementwise::elementwise(&mut table);
     rows::rows(&mut table);
+    sample::samples(&mut table);
     table.0
 }
