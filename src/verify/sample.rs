@@ -186,7 +186,7 @@ fn token(logits: &[f32], sampler: &Sampler, u: f64) -> Option<u32> {
     let mass = sums[kept.unwrap_or(ids.len())];
     // Where the cut itself is in doubt there is no token.
     let doubtful = |sum: &f64| sampler.top_p < 1.0 && (sum - f64::from(sampler.top_p)).abs() < widest(logits, sampler);
-    if sums.iter().any(doubtful) || u < 0.0 || u >= 1.0 {
+    if sums.iter().any(doubtful) || !(0.0..1.0).contains(&u) {
         return None;
     }
     (0..ids.len()).find(|&i| sums[i + 1] > u * mass).map(|i| ids[i])
@@ -210,4 +210,134 @@ fn distance(logits: &[f32], sampler: &Sampler, u: f64, id: u32) -> f64 {
     };
     let first = if top_p < 1.0 { at + 1 } else { ids.len() };
     (first..=ids.len()).map(of_cut).fold(f64::INFINITY, f64::min)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Draw, Inputs, Logits, cumulative, draw};
+    use crate::gpu::{ComputeBackend, GpuCompute};
+    use crate::reference::{self, Row, Sampler};
+    use crate::tensor::DType;
+    use crate::verify::Layout;
+    use crate::verify::runner::Bench;
+    use crate::{cpu, ops};
+
+    /// Both backends; the CPU backend alone where there is no adapter.
+    fn backends() -> Vec<GpuCompute> {
+        let open = |backend| GpuCompute::new(backend);
+        let gpu = match open(ComputeBackend::Gpu) {
+            Err(error) if std::env::var("GRISTMILL_REQUIRE_ADAPTER").is_ok_and(|v| v == "1") => panic!("{error}"),
+            gpu => gpu.ok(),
+        };
+        if gpu.is_none() {
+            eprintln!("SKIPPED on an adapter: there is none");
+        }
+        gpu.into_iter().chain(open(ComputeBackend::Cpu).ok()).collect()
+    }
+
+    fn sampler(top_k: usize, top_p: f32) -> Sampler {
+        Sampler { temperature: 0.8, top_k, top_p, seed: 11 }
+    }
+
+    #[test]
+    fn the_product_and_the_truth_have_one_uniform() {
+        for i in 0..1000u32 {
+            let seed = u64::from(i).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let (position, slot) = (i.wrapping_mul(77_777), i % 65);
+            assert_eq!(cpu::uniform(seed, position, slot), reference::uniform(seed, position, slot));
+        }
+    }
+
+    /// Uniforms at the steps themselves draw other tokens than the twin in f32, all of them excused by the rule; and where
+    /// uniforms are far from the steps, none is.
+    #[test]
+    fn tokens_differ_near_steps_and_nowhere_else() {
+        for gpu in backends() {
+            for (n, top_k) in [(2, 0), (300, 0), (300, 2)] {
+                let count = |logits, m| {
+                    let case = Draw { m, n, logits, sampler: sampler(top_k, 1.0) };
+                    let drawn = draw(&mut Bench::new(&gpu, Layout::Padded), &case, &mut Inputs::new("near and far"));
+                    drawn.unwrap_or_else(|stop| panic!("{stop:?}"))
+                };
+                let near = count(Logits::Near, 1000);
+                eprintln!("n={n}, k={top_k}: {} of 1000 differ, worst {}", near.differing, near.worst);
+                assert!(near.worst <= 1.0);
+                // In f64 they may agree on all; an adapter's f32 cannot.
+                assert!(near.differing > 0 || !gpu.is_gpu());
+                assert_eq!(count(Logits::Far(3.0), 1000).differing, 0);
+            }
+        }
+    }
+
+    /// 10^5 draws from one distribution, in rows of one dispatch.
+    #[test]
+    fn draws_follow_the_distribution() {
+        const ROWS: usize = 4000;
+        let logits: Vec<f32> = (0..24).map(|i| ((i * 7) % 24) as f32 / 8.0 - 1.0).collect();
+        let n = logits.len();
+        let x = logits.repeat(ROWS);
+        // Chi-square at p = 0.001 of the degrees of freedom, candidates less one.
+        let samplers = [(0, 1.0, 23, 49.7), (10, 1.0, 9, 27.9), (12, 0.7, 5, 20.5), (0, 0.7, 8, 26.1)];
+        for gpu in backends() {
+            for (top_k, top_p, degrees, limit) in samplers {
+                let sampler = sampler(top_k, top_p);
+                if gpu.is_gpu() && !sampler.on_device() {
+                    continue;
+                }
+                let mut counts = vec![0u32; n];
+                for block in 0..100_000 / ROWS {
+                    let row =
+                        |i: usize| Row { position: (block * ROWS + i) as u32, slot: i as u32 % 3, ..Row::default() };
+                    let rows: Vec<Row> = (0..ROWS).map(row).collect();
+                    let mut bench = Bench::new(&gpu, Layout::Padded);
+                    let x = bench.input(&x, &[ROWS, n]).unwrap();
+                    let rows = bench.input_u32(bytemuck::cast_slice(&rows), &[ROWS, 4]).unwrap();
+                    let mut out = bench.output(&[ROWS, 2], DType::U32).unwrap();
+                    bench.run(|pass| ops::sample(pass, &x, &rows, &sampler, &mut out.tensor)).unwrap();
+                    bench.read(&out).unwrap().iter().step_by(2).for_each(|&id| counts[id as usize] += 1);
+                }
+                let (ids, sums, _) = cumulative(&logits, &sampler);
+                let kept = (1..ids.len()).find(|&i| top_p < 1.0 && sums[i] >= f64::from(top_p)).unwrap_or(ids.len());
+                assert_eq!(kept, degrees + 1, "top_k {top_k}, top_p {top_p}");
+                assert_eq!(counts.iter().sum::<u32>(), 100_000);
+                let mut chi = 0.0;
+                for i in 0..kept {
+                    let expected = 100_000.0 * (sums[i + 1] - sums[i]) / sums[kept];
+                    chi += (f64::from(std::mem::take(&mut counts[ids[i] as usize])) - expected).powi(2) / expected;
+                }
+                assert!(chi < limit, "top_k {top_k}, top_p {top_p}: chi-square {chi} of {degrees} degrees");
+                assert_eq!(counts, vec![0; n], "drawn, and no candidate");
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_samplers_are_refused_by_name() {
+        let refused = |sampler: Sampler| sampler.validate().expect_err("a bad sampler").to_string();
+        for temperature in [-1.0, f32::NAN, f32::INFINITY, 1e-40, 1e38] {
+            assert!(refused(Sampler { temperature, ..Sampler::default() }).starts_with("temperature: "));
+        }
+        for top_p in [-0.1, 1.1, f32::NAN] {
+            assert!(refused(Sampler { top_p, ..Sampler::default() }).starts_with("top_p: "));
+        }
+        assert!(sampler(0, 1.0).on_device() && sampler(64, 0.5).on_device() && Sampler::default().on_device());
+        assert!(!sampler(0, 0.5).on_device() && !sampler(65, 1.0).on_device());
+    }
+
+    #[test]
+    fn uniforms_fill_the_unit_interval() {
+        for axis in 0..3 {
+            let mut bins = [0u32; 64];
+            for i in 0..64_000u32 {
+                let u = match axis {
+                    0 => cpu::uniform(u64::from(i), 5, 1),
+                    1 => cpu::uniform(9, i, 0),
+                    _ => cpu::uniform(9, 17, i),
+                };
+                bins[(u * 64.0) as usize] += 1;
+            }
+            // 1,000 expected per bin, standard deviation 31.
+            assert!(bins.iter().all(|&n| (850..1150).contains(&n)), "axis {axis}: {bins:?}");
+        }
+    }
 }
