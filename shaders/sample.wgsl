@@ -16,6 +16,8 @@ const TOP_K = 0u;
 const MOST = 64u;
 /// Values of a digit of a key.
 const DIGITS = 256u;
+/// Values of half a digit.
+const HALF = 16u;
 const_assert WG >= MOST;
 
 /// One row of a batch: which token, whose sequence, where in it, and the row at which its sequence begins in this batch.
@@ -56,6 +58,7 @@ var<workgroup> before: f32;
 var<workgroup> chosen: u32;
 var<workgroup> counts: array<u32, WG>;
 var<workgroup> bins: array<atomic<u32>, DIGITS>;
+var<workgroup> coarse: array<u32, HALF>;
 var<workgroup> digit: u32;
 var<workgroup> left: u32;
 var<workgroup> taken: atomic<u32>;
@@ -170,10 +173,22 @@ fn find_candidates(begin: u32, lane: u32, count: u32) {
             }
         }
         workgroupBarrier();
+        if lane < HALF {
+            var sum = 0u;
+            for (var i = 0u; i < HALF; i++) {
+                sum += atomicLoad(&bins[lane * HALF + i]);
+            }
+            coarse[lane] = sum;
+        }
+        workgroupBarrier();
         for (var i = lane; i < DIGITS; i += WG) {
+            let upper = i / HALF + 1u;
             var above = 0u;
-            for (var j = i + 1u; j < DIGITS; j++) {
+            for (var j = i + 1u; j < upper * HALF; j++) {
                 above += atomicLoad(&bins[j]);
+            }
+            for (var j = upper; j < HALF; j++) {
+                above += coarse[j];
             }
             if above < remaining && above + atomicLoad(&bins[i]) >= remaining {
                 digit = i;
