@@ -14,6 +14,7 @@ mod norms;
 mod products;
 mod reduce;
 mod rows;
+mod sample;
 mod vectors;
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -31,6 +32,7 @@ pub(crate) use norms::{add_layer_norm, layer_norm, log_softmax, rms_norm, softma
 pub(crate) use products::{linear, matmul};
 pub(crate) use reduce::{dot, reduce};
 pub(crate) use rows::{advance, argmax, embed, gather, rope};
+pub(crate) use sample::{pick, sample, uniform};
 
 /// Ops that are computed by their own twin, so that comparing the two says nothing. `tests/house.rs` keeps the list true.
 pub(crate) const SHARES_TWIN: &[&str] = &[];

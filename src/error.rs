@@ -102,6 +102,14 @@ pub enum Error {
     /// A shader that naga or one of the house rules refuses.
     #[error("{0}")]
     Shader(String),
+    /// An option whose value is impossible.
+    #[error("{option}: {message}")]
+    BadOption {
+        /// Its name.
+        option: &'static str,
+        /// The value, and those that are possible.
+        message: String,
+    },
     /// An empty prompt.
     #[error("the prompt is empty; give at least one token")]
     EmptyPrompt,

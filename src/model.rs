@@ -1,12 +1,14 @@
 //! Language models on the kernels: checkpoints, weights, one forward, sessions.
 //!
 //! [`GpuModel`] is immutable weights and can be shared between threads; a [`Session`] is one sequence being read or
-//! written: its key-value cache, its tokens, its place. Nothing in here names a binding, a knob or a buffer.
+//! written: its key-value cache, its tokens, its place; a [`Batch`] is several of them, computed together. Nothing in here
+//! names a binding, a knob or a buffer.
 
+mod batch;
 mod checkpoint;
 mod config;
+mod generation;
 mod random;
-mod sample;
 mod session;
 mod tokenizer;
 mod transformer;
@@ -15,10 +17,12 @@ mod weights;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+pub use crate::ops::Sampler;
+pub use batch::Batch;
 pub use checkpoint::{Checkpoint, StoredType, TensorInfo, to_f32};
 pub use config::{Activation, Config};
-pub use sample::Sampler;
-pub use session::{GenerateOptions, Generation, Session, StopReason};
+pub use generation::{BatchGeneration, Request, StopReason};
+pub use session::{GenerateOptions, Generation, Session};
 pub use tokenizer::{TextStream, Tokenizer};
 
 use crate::error::{Error, Result};
@@ -29,8 +33,8 @@ use weights::{Source, Weights};
 /// A language model: weights on a device, uploaded once, never changed. Cloning makes another handle on the same model.
 ///
 /// [`forward_gpu`](Self::forward_gpu), [`forward_single_token`](Self::forward_single_token) and
-/// [`generate_gpu`](Self::generate_gpu) share one implicit session; for more than one sequence, or streaming, open
-/// [`session`](Self::session)s.
+/// [`generate_gpu`](Self::generate_gpu) share one implicit session; for streaming, open a [`session`](Self::session), for
+/// several sequences at once a [`batch`](Self::batch).
 #[derive(Clone)]
 pub struct GpuModel {
     shared: Arc<Model>,
@@ -105,6 +109,14 @@ impl GpuModel {
     /// [`Error::OutOfMemory`] or [`Error::TooLarge`] for its key-value cache.
     pub fn session(&self) -> Result<Session> {
         Session::new(Arc::clone(&self.shared))
+    }
+
+    /// Opens a batch of `slots` empty sequences.
+    ///
+    /// # Errors
+    /// As [`GpuModel::session`].
+    pub fn batch(&self, slots: usize) -> Result<Batch> {
+        Batch::new(Arc::clone(&self.shared), slots)
     }
 
     /// Logits `[tokens, vocab]` of a sequence, from its beginning. The implicit session then holds that sequence.

@@ -14,10 +14,11 @@ mod norms;
 mod products;
 mod reduce;
 mod rows;
+mod sample;
 
 use crate::error::{Error, Result};
 use crate::pass::Pass;
-pub use crate::reference::{Activation, Attention, Gelu, Pairing, Reduction, Rope, Row};
+pub use crate::reference::{Activation, Attention, Gelu, Pairing, Reduction, Rope, Row, Sampler};
 use crate::tensor::{DType, Tensor};
 pub use attention::attention;
 pub use cast::cast;
@@ -31,6 +32,7 @@ pub use products::{
 pub(crate) use reduce::PART;
 pub use reduce::{dot, reduce};
 pub use rows::{advance, argmax, embed, gather, rope, rope_table};
+pub use sample::{TOP_K, sample};
 
 fn ensure(op: &'static str, holds: bool, message: impl FnOnce() -> String) -> Result<()> {
     if holds { Ok(()) } else { Err(Error::Shape { op, message: message() }) }

@@ -1,101 +1,9 @@
 //! The truth: every op as plain loops over slices, with sums in f64. Slow and obvious on purpose. Matrices are dense and
 //! row-major, dimensions come as (m, k, n). Whatever computes an op, on whichever device, is compared with these.
 
-/// One row of a batch: which token, whose sequence (`slot`), where in it, and the row of this batch at which that sequence
-/// begins. As kernels read it, `array<Row>`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Row {
-    /// Token id.
-    pub token: u32,
-    /// Index of the sequence in the key-value cache.
-    pub slot: u32,
-    /// Position within the sequence, from 0.
-    pub position: u32,
-    /// The row of this batch at which the sequence begins. Its rows follow each other, positions ascending by one.
-    pub first: u32,
-}
+mod kinds;
 
-/// Shape and kind of an attention.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Attention {
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads; divides `heads`.
-    pub kv_heads: usize,
-    /// Elements per head.
-    pub head_dim: usize,
-    /// Positions per slot of the cache.
-    pub context: usize,
-    /// Factor of the scores, 1 / sqrt(head_dim) as a rule.
-    pub scale: f32,
-    /// A row does not see later rows of its slot.
-    pub causal: bool,
-}
-
-/// The two forms of GELU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gelu {
-    /// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), "gelu_new".
-    Tanh,
-    /// x Phi(x).
-    Exact,
-}
-
-/// Shape and kind of a rotary position embedding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rope {
-    /// Heads to rotate: the first ones of a row.
-    pub heads: usize,
-    /// Elements per head.
-    pub head_dim: usize,
-    /// Elements of a head that are rotated: its first ones, an even number.
-    pub rotary_dim: usize,
-    /// Which elements make a pair.
-    pub pairing: Pairing,
-}
-
-/// Which two elements of a head are rotated together; `pair` counts from 0 to rotary_dim / 2.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pairing {
-    /// Neighbours: 2 pair and 2 pair + 1, as in the paper.
-    Interleaved,
-    /// One of each half: pair and pair + rotary_dim / 2, as in the checkpoints of GPT-NeoX, and of Llama at Hugging Face.
-    Halves,
-}
-
-/// What becomes of a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reduction {
-    /// The sum.
-    Sum,
-    /// The largest element.
-    Max,
-    /// The sum over the count.
-    Mean,
-}
-
-/// From which type of number to which.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cast {
-    /// To the nearest half, ties to even, beyond the largest to infinity.
-    F32ToF16,
-    /// Exact.
-    F16ToF32,
-    /// Exact.
-    Bf16ToF32,
-}
-
-/// What may be applied to a product before it is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// max(x, 0).
-    Relu,
-    /// Either GELU.
-    Gelu(Gelu),
-    /// x / (1 + exp(-x)).
-    Silu,
-}
+pub use kinds::{Activation, Attention, Cast, Gelu, Pairing, Reduction, Rope, Row, Sampler};
 
 /// C\[m,n\] = A\[m,k\] B\[k,n\].
 pub fn matmul(a: &[f32], b: &[f32], (m, k, n): (usize, usize, usize)) -> Vec<f64> {
@@ -390,6 +298,64 @@ pub fn argmax(x: &[f32], n: usize) -> Vec<[u32; 2]> {
             [best as u32, row.iter().filter(|v| !v.is_finite()).count() as u32]
         })
         .collect()
+}
+
+/// A uniform in \[0, 1), in steps of 2^-24, of (seed, position, slot): pcg3d of Jarzynski and Olano, JCGT 9(3), 2020.
+pub fn uniform(seed: u64, position: u32, slot: u32) -> f64 {
+    let words = [seed as u32 ^ position, (seed >> 32) as u32 ^ slot, position.rotate_left(16) ^ !slot];
+    let [mut x, mut y, mut z] = words.map(|v| v.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+    for round in 0..2 {
+        if round == 1 {
+            (x, y, z) = (x ^ (x >> 16), y ^ (y >> 16), z ^ (z >> 16));
+        }
+        x = x.wrapping_add(y.wrapping_mul(z));
+        y = y.wrapping_add(z.wrapping_mul(x));
+        z = z.wrapping_add(x.wrapping_mul(y));
+    }
+    f64::from(z >> 8) / 16_777_216.0
+}
+
+/// What may be drawn, in the order in which it is, as (id, exp((logit - largest) / temperature)): all tokens by id, or,
+/// where there is a top-k or a top-p, by descending logit and the k first. Top-p has not cut them yet.
+pub fn candidates(logits: &[f32], sampler: &Sampler) -> Vec<(u32, f64)> {
+    // Adding 0 makes -0 and 0 one.
+    let mut all: Vec<(u32, f64)> = (0..).zip(logits.iter().map(|&v| f64::from(v) + 0.0)).collect();
+    let largest = all.iter().map(|(_, logit)| *logit).fold(f64::MIN, f64::max);
+    if sampler.top_k > 0 || sampler.top_p < 1.0 {
+        // Stable: of equal logits the lowest id comes first.
+        all.sort_by(|a, b| b.1.total_cmp(&a.1));
+    }
+    if sampler.top_k > 0 {
+        all.truncate(sampler.top_k);
+    }
+    all.iter().map(|(id, logit)| (*id, ((logit - largest) / f64::from(sampler.temperature)).exp())).collect()
+}
+
+/// For every row of x\[m,n\]: a token drawn for the position after that of `rows`, and how many elements are NaN or
+/// infinite; where any are, the token means nothing.
+pub fn sample(x: &[f32], n: usize, rows: &[Row], sampler: &Sampler) -> Vec<[u32; 2]> {
+    let mut picked = argmax(x, n);
+    if sampler.temperature == 0.0 {
+        return picked;
+    }
+    for ((logits, at), picked) in x.chunks(n.max(1)).zip(rows).zip(&mut picked) {
+        let candidates = candidates(logits, sampler);
+        let total: f64 = candidates.iter().map(|(_, weight)| weight).sum();
+        let before = |i: usize| candidates[..i].iter().map(|(_, weight)| weight).sum::<f64>();
+        let cut = sampler.top_p < 1.0;
+        let kept = (1..candidates.len()).find(|&i| cut && before(i) >= f64::from(sampler.top_p) * total);
+        let kept = &candidates[..kept.unwrap_or(candidates.len())];
+        let point = uniform(sampler.seed, at.position + 1, at.slot) * kept.iter().map(|(_, w)| w).sum::<f64>();
+        let mut reached = 0.0;
+        for (id, weight) in kept.iter().filter(|(_, weight)| *weight > 0.0) {
+            picked[0] = *id;
+            reached += weight;
+            if reached > point {
+                break;
+            }
+        }
+    }
+    picked
 }
 
 /// x, whose dense form is the same at every pitch.

@@ -19,6 +19,7 @@ mod products;
 mod reduce;
 mod rows;
 mod runner;
+mod sample;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -106,7 +106,10 @@ fn greedy_tokens_are_those_of_pytorch() {
             assert_eq!(found["sampling"]["place"], if backend == "gpu" { "device" } else { "host" });
             let timings = ["load_s", "time_to_first_token_s", "prompt_tokens_per_s", "decode_tokens_per_s", "total_s"];
             has(&found["timings"], &timings);
-            has(&found, &["model", "prompt_tokens", "stop_reason", "sampling.temperature", "sampling.seed"]);
+            has(
+                &found,
+                &["model", "prompt_tokens", "stop_reason", "sampling.temperature", "sampling.seed", "sampling.top_k"],
+            );
         }
     }
 }
@@ -201,6 +204,21 @@ fn the_demo_model_tells_the_same_story_twice() {
 }
 
 #[test]
+fn generate_says_how_and_where_it_draws() {
+    let (dir, _) = oracle("b1");
+    for backend in backends() {
+        for (top_k, place) in [("40", "device"), ("0", "host")] {
+            let place = if backend == "gpu" { place } else { "host" };
+            let args = ["generate", "--backend", backend, "--json", "-n", "5", "--model", &dir, "--tokens", "1,2"];
+            let found = document(&[&args[..], &["--top-k", top_k, "--top-p", "0.9", "--seed", "7"]].concat());
+            let sampling = &found["sampling"];
+            assert_eq!(sampling["place"], place, "{backend}: {sampling}");
+            assert_eq!((&sampling["top_p"], sampling["top_k"].to_string()), (&Value::from(0.9), top_k.to_owned()));
+        }
+    }
+}
+
+#[test]
 fn doctor_looks_and_tests() {
     for backend in backends() {
         let found = document(&["doctor", "--json", "--backend", backend]);
@@ -229,7 +247,7 @@ fn wrong_arguments_exit_2() {
         start.iter().chain(rest).map(|arg| (*arg).to_owned()).collect()
     };
     let long = "--tokens=".to_owned() + &["1"; 65].join(",");
-    let cases: [(&[&'static str], &str); 8] = [
+    let cases: [(&[&'static str], &str); 9] = [
         (&["--tokens", "61"], "token 61 is out of range"),
         (&["--tokens", "99999999999"], "out of range"),
         (&["--tokens", "1,x"], "`x` is not a token id"),
@@ -237,6 +255,7 @@ fn wrong_arguments_exit_2() {
         (&["--tokens", ""], "the prompt is empty"),
         (&[], "the prompt is empty"),
         (&["--tokens", "1", "--temperature", "-1"], "must be 0"),
+        (&["--tokens", "1", "--top-p", "1.5"], "must be between 0 and 1"),
         (&["--tokens", "1", "--prompt", "a"], "cannot be used with"),
     ];
     for (rest, why) in cases {

@@ -70,7 +70,7 @@ fn check(gpu: &GpuCompute) {
     let nll = model.session().unwrap().nll(&ids(&expected["nll"]["ids"]), |_| ()).unwrap();
     assert!(largest_difference("nll", nll, &floats(&expected["nll"]["nll"])) < 1e-3);
 
-    let greedy = generate(&model, &prompt, Sampler::Greedy);
+    let greedy = generate(&model, &prompt, Sampler::default());
     assert_greedy("demo", &greedy, &ids(&expected["greedy"]["ids"]), &floats(&expected["greedy"]["gaps"]));
 }
 
@@ -87,7 +87,7 @@ fn nine_words_of_ten_are_of_the_corpus() {
     let model = GpuModel::load(&gpu, &folder()).unwrap();
     let tokenizer = Tokenizer::load(&folder()).unwrap().unwrap();
     let prompt = ids(&expected()["prompt_ids"]);
-    for sampler in [Sampler::Greedy, Sampler::Temperature { temperature: 0.8, seed: 0 }] {
+    for sampler in [Sampler::default(), Sampler { temperature: 0.8, ..Sampler::default() }] {
         let text = tokenizer.decode(&generate(&model, &prompt, sampler)).unwrap();
         let share = share_of_known_words(&text);
         assert!(share >= 0.9, "{share}: {text}");

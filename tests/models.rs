@@ -11,7 +11,7 @@ const SMALL: [&str; 9] = ["a1", "a2", "a3", "a4", "a5", "b1", "b2", "b3", "b4"];
 
 fn greedy(model: &GpuModel, prompt: &[u32], max_tokens: usize) -> Vec<u32> {
     let mut session = model.session().unwrap();
-    let options = GenerateOptions { max_tokens, stop: Vec::new(), sampler: Sampler::Greedy };
+    let options = GenerateOptions { max_tokens, stop: Vec::new(), sampler: Sampler::default() };
     session.generate(prompt, options).unwrap().collect::<Result<_>>().unwrap()
 }
 
@@ -157,7 +157,7 @@ fn pipelined_is_serial() {
         let model = oracle.model(&gpu);
         let (prompt, ..) = oracle.greedy();
         let mut session = model.session().unwrap();
-        let options = GenerateOptions { max_tokens: 40, stop: Vec::new(), sampler: Sampler::Greedy };
+        let options = GenerateOptions { max_tokens: 40, stop: Vec::new(), sampler: Sampler::default() };
         let new: Vec<u32> = session.generate(&prompt, options).unwrap().collect::<Result<_>>().unwrap();
         // What the pipelined steps left in the cache, seen through one more token.
         let after: Vec<u32> = session.logits(&[1]).unwrap().iter().map(|v| v.to_bits()).collect();
@@ -173,7 +173,7 @@ fn a_decoded_token_creates_and_uploads_nothing() {
     let model = oracle.model(&gpu);
     let (prompt, ..) = oracle.greedy();
     let mut session = model.session().unwrap();
-    let options = GenerateOptions { max_tokens: 60, stop: Vec::new(), sampler: Sampler::Greedy };
+    let options = GenerateOptions { max_tokens: 60, stop: Vec::new(), sampler: Sampler::default() };
     let mut generation = session.generate(&prompt, options).unwrap();
     for _ in 0..8 {
         generation.next().unwrap().unwrap();
@@ -248,7 +248,7 @@ fn sessions_stop_rewind_and_go_on() {
     let (prompt, ids, _) = oracle.greedy();
     let mut session = model.session().unwrap();
     let options =
-        |max_tokens, stop: &[u32]| GenerateOptions { max_tokens, stop: stop.to_vec(), sampler: Sampler::Greedy };
+        |max_tokens, stop: &[u32]| GenerateOptions { max_tokens, stop: stop.to_vec(), sampler: Sampler::default() };
 
     // A stop token ends it, and is the last one returned.
     let stop = ids[4];
@@ -293,7 +293,7 @@ fn a_seed_repeats_itself() {
     let model = oracle.model(&gpu);
     let (prompt, ids, _) = oracle.greedy();
     let run = |temperature, seed| {
-        let sampler = Sampler::Temperature { temperature, seed };
+        let sampler = Sampler { temperature, seed, ..Sampler::default() };
         let options = GenerateOptions { max_tokens: 30, stop: Vec::new(), sampler };
         let mut session = model.session().unwrap();
         session.generate(&prompt, options).unwrap().collect::<Result<Vec<u32>>>().unwrap()

@@ -79,6 +79,15 @@ pub(crate) fn log_softmax(z: f64, n: usize, y: f64) -> f64 {
     (7.0 + z.abs() + y.abs() + 3.0 * log_sum.abs() + 3.0 * n_log + depth(n)) * U + (n + 2) as f64 * TINY
 }
 
+/// How far the cumulative probability that a draw steps at may lie from the truth: two sums of weights, up to the step and
+/// the whole, and the product with the uniform. `exps` is the mean of (3 + 5.5 |z|), z = (logit - largest) / temperature: exp
+/// itself is 3 + 2|z|, and a subtraction and a division before it are 3.5 of |z|. A sum adds one invocation's share to those
+/// before it, 64 invocations at least and 256 at most for n tokens; candidates of a top-k are 64 at most in all.
+pub(crate) fn step(exps: f64, n: usize, candidates: bool) -> f64 {
+    let depth = if candidates { 64.0 } else { (n.div_ceil(64) + 256) as f64 };
+    2.0 * (exps + depth + 1.0) * U + 2.0 * n as f64 * TINY
+}
+
 /// What one row of a layer norm is like.
 pub(crate) struct Normed {
     /// Length of the row.

@@ -10,6 +10,7 @@ mod norms;
 mod products;
 mod reduce;
 mod rows;
+mod sample;
 
 use super::Case;
 use super::inputs::Inputs;
@@ -60,5 +61,6 @@ pub fn cases() -> Vec<Case> {
     cast::casts(&mut table);
     rows::rows(&mut table);
     layout::layout(&mut table);
+    sample::samples(&mut table);
     table.0
 }

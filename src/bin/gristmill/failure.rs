@@ -61,7 +61,10 @@ impl Failure {
             Failure::Library(error) => error,
         };
         match error {
-            Error::EmptyPrompt | Error::TokenOutOfRange { .. } | Error::ContextFull { .. } => Outcome::Usage,
+            Error::EmptyPrompt
+            | Error::TokenOutOfRange { .. }
+            | Error::ContextFull { .. }
+            | Error::BadOption { .. } => Outcome::Usage,
             Error::NoAdapter { .. } => Outcome::NoAdapter,
             Error::NonFinite { what, .. } if what == "logits" => Outcome::Wrong,
             Error::NonFinite { .. }

@@ -29,9 +29,15 @@ pub(crate) struct Args {
     /// New tokens at most [default: 128, of the built-in model 200]
     #[arg(short = 'n', long = "max-tokens", value_name = "N")]
     max_tokens: Option<usize>,
-    /// 0 takes the likeliest token each time, chosen on the device; above 0, tokens are drawn from softmax(logits / T)
+    /// 0 takes the likeliest token each time; above 0, tokens are drawn from softmax(logits / T)
     #[arg(long, value_name = "T", default_value = "0.8", allow_negative_numbers = true, value_parser = temperature)]
     temperature: f64,
+    /// Draw from the K likeliest tokens only; 0 is all. Up to 64 are drawn from on the device
+    #[arg(long = "top-k", value_name = "K", default_value_t = 0)]
+    top_k: usize,
+    /// Draw from the likeliest tokens only, those that have P of the probability; on the device within a --top-k
+    #[arg(long = "top-p", value_name = "P", default_value = "1", allow_negative_numbers = true, value_parser = top_p)]
+    top_p: f64,
     /// The same seed, model and prompt give the same text
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
@@ -48,16 +54,21 @@ pub(crate) struct Args {
 fn temperature(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     // Between 0 and the smallest f32 there is nothing to divide by.
-    let usable = value == 0.0 || (value as f32).is_normal() && value > 0.0;
+    let sampler = Sampler { temperature: value as f32, ..Sampler::default() };
+    let usable = sampler.validate().is_ok() && (value == 0.0) == (sampler.temperature == 0.0);
     if usable { Ok(value) } else { Err("must be 0, or above it".to_owned()) }
+}
+
+/// Held as f64, so that 0.9 is printed as 0.9.
+fn top_p(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.0..=1.0).contains(&value) { Ok(value) } else { Err("must be between 0 and 1".to_owned()) }
 }
 
 impl Args {
     fn sampler(&self) -> Sampler {
-        match self.temperature {
-            0.0 => Sampler::Greedy,
-            temperature => Sampler::Temperature { temperature: temperature as f32, seed: self.seed },
-        }
+        let (temperature, top_p) = (self.temperature as f32, self.top_p as f32);
+        Sampler { temperature, top_k: self.top_k, top_p, seed: self.seed }
     }
 
     /// The text that is continued, if it is a text.
@@ -181,7 +192,11 @@ fn facts(args: &Args, gpu: &GpuCompute, prompt: usize, written: &Written) -> Str
     let (new, decode_rate) = (written.ids.len(), per_second(written.decode_rate()));
     let sampling = match args.temperature {
         0.0 => "greedy".to_owned(),
-        temperature => format!("temperature {temperature}, seed {}", args.seed),
+        temperature => {
+            let top_k = if args.top_k > 0 { format!(", top-k {}", args.top_k) } else { String::new() };
+            let top_p = if args.top_p < 1.0 { format!(", top-p {}", args.top_p) } else { String::new() };
+            format!("temperature {temperature}{top_k}{top_p}, seed {}", args.seed)
+        }
     };
     let place = sampled_on(args, gpu);
     format!(
@@ -201,7 +216,13 @@ fn document(
     written: &Written,
 ) -> Value {
     let seconds = |time: Duration| time.as_secs_f64();
-    let sampling = json!({ "temperature": args.temperature, "seed": args.seed, "place": sampled_on(args, gpu) });
+    let sampling = json!({
+        "temperature": args.temperature,
+        "top_k": args.top_k,
+        "top_p": args.top_p,
+        "seed": args.seed,
+        "place": sampled_on(args, gpu),
+    });
     // The first token's time holds the whole prompt, and, on a device, the compiling of kernels used for the first time.
     let timings = json!({
         "load_s": seconds(load),
