@@ -57,7 +57,7 @@ fn float(bits: Bits, i: usize, inputs: &mut Inputs) -> u32 {
             let next = if half == 0x7bff { 65536.0 } else { near(half + 1) };
             let middle = ((near(half) + next) / 2.0) as f32;
             let sign = ((i / 3 / 0x7c00 % 2) as u32) << 31;
-            middle.to_bits() + (i % 3) as u32 - 1 | sign
+            (middle.to_bits() + (i % 3) as u32 - 1) | sign
         }
         Bits::Exponents => half << 16 | [0, 1, 0xffff][i / (1 << 16) % 3],
         Bits::Constant => (-0.75f32).to_bits(),
