@@ -260,3 +260,36 @@ fn moved_upper<S: Simd>(simd: S, words: S::u32s) -> (S::u32s, S::f32s) {
     let sign = simd.and_u32s(words, simd.splat_u32s(0x8000_0000));
     (magnitude, simd.transmute_f32s_u32s(simd.or_u32s(magnitude, sign)))
 }
+
+#[cfg(test)]
+mod tests {
+    use half::f16;
+
+    use super::vectors;
+    use crate::cpu::products::Stored;
+
+    /// What the case table does not draw: halves that are infinite, NaN or subnormal, and x beyond 2^31.
+    #[test]
+    fn unusual_halves_and_factors() {
+        let (m, n) = (3, 9);
+        for (k, far) in [(70, 1.0), (71, 1.0), (70, 2f32.powi(40))] {
+            let x: Vec<f32> = (0..m * k).map(|i| far * ((i % 13) as f32 - 6.5)).collect();
+            let mut w: Vec<f16> = (0..n * k).map(|i| f16::from_f32((i % 11) as f32 - 5.0)).collect();
+            for (row, bits) in [(1, 0x7c00), (3, 0xfc00), (6, 0x7e01)] {
+                w[row * k + 2] = f16::from_bits(bits);
+            }
+            // Every magnitude of a subnormal half, and both signs.
+            (0..k).for_each(|i| w[8 * k + i] = f16::from_bits((i * 29 % 1024) as u16 | ((i % 2) as u16) << 15));
+            let mut out = vec![0.0; m * n];
+            vectors(0.5, &x, Stored::F16(&w), None, (m, k, n), &mut out);
+            for (i, &got) in out.iter().enumerate() {
+                let pairs = x[i / n * k..][..k].iter().zip(&w[i % n * k..][..k]);
+                let products: Vec<f64> = pairs.map(|(x, w)| 0.5 * f64::from(*x) * w.to_f64()).collect();
+                let (sum, size): (f64, f64) = (products.iter().sum(), products.iter().map(|v| v.abs()).sum());
+                let got = f64::from(got);
+                let same = got == sum || got.is_nan() && sum.is_nan() || (got - sum).abs() <= 1e-5 * size;
+                assert!(same, "k {k}, {far}, element {i}: {got} for {sum}");
+            }
+        }
+    }
+}
