@@ -48,6 +48,8 @@ pub(crate) struct Cache {
     maps: Arc<Mutex<Maps>>,
     /// A change to one file, for tests, and whether a pipeline was made with it.
     edit: OnceLock<(Edit, AtomicBool)>,
+    /// Bindings end with their buffers.
+    wide: AtomicBool,
 }
 
 impl Cache {
@@ -69,7 +71,15 @@ impl Cache {
                 Some(seam.scoped("the params layout", 0, |device| device.create_bind_group_layout(&descriptor))?)
             }
         };
-        Ok(Cache { seam, params, uniform_layout, counters, maps: Arc::default(), edit: OnceLock::new() })
+        Ok(Cache {
+            seam,
+            params,
+            uniform_layout,
+            counters,
+            maps: Arc::default(),
+            edit: OnceLock::new(),
+            wide: AtomicBool::new(false),
+        })
     }
 
     /// The pipeline of a variant, compiled at its first use.
@@ -109,6 +119,12 @@ impl Cache {
         let source = kernel.edited(variant, edit);
         applied.fetch_or(source != kernel.wgsl(variant), Ordering::Relaxed);
         source
+    }
+
+    /// Lets bindings made from now on end with their buffers and not with their tensors. For tests: a binding's end hides
+    /// what a kernel does beyond it, where otherwise there are guards.
+    pub(crate) fn set_wide(&self, wide: bool) {
+        self.wide.store(wide, Ordering::Relaxed);
     }
 
     /// Compiles kernels with this change from now on. Called once, before anything is compiled.
@@ -176,7 +192,8 @@ impl Cache {
             .zip(tensors)
             .filter_map(|(binding, tensor)| {
                 let buffer = &tensor.lease()?.buffer;
-                let size = wgpu::BufferSize::new(tensor.bytes());
+                let wide = self.wide.load(Ordering::Relaxed);
+                let size = wgpu::BufferSize::new(tensor.bytes()).filter(|_| !wide);
                 let resource =
                     wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: tensor.offset, size });
                 Some(wgpu::BindGroupEntry { binding, resource })

@@ -228,7 +228,7 @@ impl Wake for OnWake {
 }
 
 /// Polls once, so that `action` runs when the result arrives.
-fn when_ready<T>(result: &mut AsyncGpuResult<T>, action: impl FnOnce() + Send + 'static) {
+pub(crate) fn when_ready<T>(result: &mut AsyncGpuResult<T>, action: impl FnOnce() + Send + 'static) {
     let waker = Waker::from(Arc::new(OnWake(Mutex::new(Some(Box::new(action))))));
     assert!(matches!(std::pin::Pin::new(result).poll(&mut Context::from_waker(&waker)), Poll::Pending));
 }
@@ -426,6 +426,49 @@ fn a_buffer_that_an_unsubmitted_pass_uses_is_nobody_elses() {
             drop(pass);
             assert!(matches!(result.wait(PATIENCE), Err(Error::NotSubmitted)));
             assert!(used.contains(&id(&ones())), "dropping the pass frees it as well");
+        },
+    );
+}
+
+#[test]
+fn a_bind_group_belongs_to_one_place_in_one_buffer() {
+    with_engine(
+        |_| (),
+        |gpu, _| {
+            let (whole, ones) =
+                (gpu.tensor(&[1.0; 256], &[64, 4]).unwrap(), gpu.tensor(&[1.0; 256], &[64, 4]).unwrap());
+            let part = |offset, rows| {
+                Tensor::on_device(Arc::clone(whole.lease().unwrap()), offset, &[rows, 4], DType::F32).unwrap()
+            };
+            for (offset, rows) in [(0, 1), (256, 1), (0, 64)] {
+                let mut pass = gpu.pass();
+                ops::add(&mut pass, &mut part(offset, rows), &ones.first_rows(rows).unwrap()).unwrap();
+                pass.submit().unwrap();
+            }
+            let row = |i: usize| if i == 0 || i == 16 { 3.0 } else { 2.0f32 };
+            let expected: Vec<f32> = (0..64).flat_map(|i| [row(i); 4]).collect();
+            assert_eq!(gpu.read::<f32>(&whole).unwrap(), expected);
+            assert_eq!(gpu.read::<f32>(&part(256, 2)).unwrap(), expected[64..72]);
+        },
+    );
+}
+
+#[test]
+fn a_plan_keeps_its_scratch() {
+    with_engine(
+        |_| (),
+        |gpu, _| {
+            let chain = Chain::new(&gpu);
+            let mut pass = gpu.pass();
+            let mut scratch = pass.tensor(&[ROWS, WIDTH]).unwrap();
+            let used = scratch.lease().unwrap().id;
+            ops::matmul(&mut pass, &chain.state, &chain.first, &mut scratch).unwrap();
+            drop(scratch);
+            let plan = pass.into_plan();
+            let others: Vec<Tensor> = (0..4).map(|_| gpu.zeros(&[ROWS, WIDTH]).unwrap()).collect();
+            assert!(others.iter().all(|other| other.lease().unwrap().id != used));
+            plan.submit::<f32>(&chain.state).unwrap().wait(PATIENCE).unwrap();
+            assert!(others.iter().all(|other| gpu.read::<f32>(other).unwrap() == [0.0; ROWS * WIDTH]));
         },
     );
 }

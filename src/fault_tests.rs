@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::engine_tests::when_ready;
 use crate::error::Error;
 use crate::faults::{MapFault, PATIENCE, Product, SHORT, eventually, refused, with_engine};
 use crate::gpu::GpuCompute;
@@ -329,6 +330,31 @@ fn fault_22_backpressure_blocks_at_the_depth_and_loses_nothing() {
             });
             assert_eq!(script.submits(), 8);
             assert!(script.most_in_flight() <= 2, "{} in flight", script.most_in_flight());
+        },
+    );
+}
+
+#[test]
+fn the_deadline_runs_from_the_last_completion_or_from_the_first_work() {
+    const DEADLINE: Duration = Duration::from_secs(2);
+    with_engine(
+        |options| (options.deadline, options.depth) = (DEADLINE, 4),
+        |gpu, script| {
+            let product = Product::new(&gpu, 15);
+            product.check(&gpu);
+            // Nothing to do is not slow work.
+            std::thread::sleep(DEADLINE + SHORT);
+            script.close_gate();
+            let results = (0..3).map(|_| product.submit(&gpu).unwrap());
+            for mut result in results.collect::<Vec<_>>() {
+                // Together they wait for longer than the deadline, each of them for less.
+                let gate = Arc::clone(&script);
+                when_ready(&mut result, move || gate.close_gate());
+                std::thread::sleep(DEADLINE * 2 / 5);
+                script.open_gate();
+                product.expect(result);
+            }
+            script.open_gate();
         },
     );
 }

@@ -92,8 +92,9 @@ pub fn run_case(gpu: &GpuCompute, case: &Case, layout: Layout) -> Outcome {
 
 /// The outcome, and the kernels that were dispatched for it.
 fn execute(gpu: &GpuCompute, case: &Case, layout: Layout) -> (Outcome, BTreeSet<&'static str>) {
-    if let Some(pool) = gpu.pool() {
-        pool.set_poison(true);
+    if let Some(engine) = gpu.engine() {
+        engine.pool.set_poison(true);
+        engine.cache.set_wide(true);
     }
     let mut bench = Bench::new(gpu, layout);
     let outcome = match (case.run)(&mut bench) {
@@ -174,8 +175,9 @@ pub fn run(gpu: &GpuCompute, filter: Option<&str>, mut progress: impl FnMut(&Cas
         progress(case, &outcome, before.elapsed());
         report.note(case, outcome, kernels);
     }
-    if let Some(pool) = gpu.pool() {
-        pool.set_poison(false);
+    if let Some(engine) = gpu.engine() {
+        engine.pool.set_poison(false);
+        engine.cache.set_wide(false);
     }
     report.seconds = start.elapsed().as_secs_f64();
     report

@@ -1,5 +1,4 @@
-//! Runs an op between guards. An output is a view in the middle of a buffer full of NaN, at least 4 KiB from either end;
-//! afterwards the whole buffer is read back, and outside the view not a bit may have changed, the tails of the view's rows
+//! Runs an op between guards. An output is a view in the middle of a buffer, at least 4 KiB from either end; afterwards the whole buffer is read back, and outside the view not a bit may have changed, the tails of the view's rows
 //! must be zero, and the rest is the result. On the CPU backend tensors are dense and there is nothing to guard.
 
 use std::collections::BTreeSet;
@@ -16,6 +15,13 @@ use crate::tensor::{DType, Tensor, Weight, to_pitch, to_words, unpitch};
 const GUARD: usize = 1024;
 /// All bits set: NaN as a float, an index far out of range as an integer.
 pub(crate) const POISON: u32 = u32::MAX;
+
+/// What stands at word `i` of a guard of buffer `id`: NaN and large numbers in turn, because arithmetic on NaN leaves NaN as
+/// it was, and in no two buffers the same, because what is copied from guard to guard would not be seen.
+fn guard(id: u64, i: usize) -> u32 {
+    let salt = (id.wrapping_mul(0x9e37_79b9) as u32 ^ i as u32) & 0xffff;
+    salt | if i.is_multiple_of(2) { 0xffc0_0000 } else { 0x7e00_0000 }
+}
 
 /// Why a case did not end with a figure.
 #[derive(Debug)]
@@ -129,8 +135,12 @@ impl<'a> Bench<'a> {
             Layout::Padded => crate::tensor::device_bytes(shape, dtype)? as usize / 4,
             Layout::Dense => (shape.iter().product::<usize>() * dtype.bytes()).div_ceil(4),
         };
-        let whole = self.gpu.tensor_u32(&vec![POISON; count + 2 * GUARD], &[count + 2 * GUARD])?;
+        let whole = self.gpu.empty(&[count + 2 * GUARD], DType::U32)?;
         let lease = whole.lease().ok_or_else(|| Stop::Failed("a tensor without a buffer".to_owned()))?;
+        for start in [0, GUARD + count] {
+            let words: Vec<u32> = (start..start + GUARD).map(|i| guard(lease.id, i)).collect();
+            self.gpu.write_bytes(&whole, 4 * start as u64, bytemuck::cast_slice(&words));
+        }
         let tensor = match self.layout {
             Layout::Padded => Tensor::on_device(lease.clone(), 4 * GUARD as u64, shape, dtype)?,
             Layout::Dense => Tensor::dense_on_device(lease.clone(), 4 * GUARD as u64, shape, dtype)?,
@@ -153,11 +163,13 @@ impl<'a> Bench<'a> {
         let words: Vec<u32> = self.gpu.read(whole)?;
         let (before, rest) = words.split_at_checked(GUARD).unwrap_or_default();
         let (body, after) = rest.split_at_checked(rest.len().saturating_sub(GUARD)).unwrap_or_default();
-        if let Some(at) = before.iter().rposition(|&word| word != POISON) {
+        let id = whole.lease().map_or(0, |lease| lease.id);
+        let is_changed = |start: usize| move |(i, word): (usize, &u32)| *word != guard(id, start + i);
+        if let Some(at) = before.iter().enumerate().rposition(is_changed(0)) {
             let bytes = 4 * (before.len() - at);
             return Err(Stop::Failed(format!("wrote outside its output, {bytes} bytes before the beginning")));
         }
-        if let Some(at) = after.iter().position(|&word| word != POISON) {
+        if let Some(at) = after.iter().enumerate().position(is_changed(GUARD + body.len())) {
             return Err(Stop::Failed(format!("wrote outside its output, {} bytes after the end", 4 * at)));
         }
         let body: &[u8] = bytemuck::cast_slice(body);

@@ -158,6 +158,9 @@ fn examine<'a>(
         lived += usize::from(matches!(fate, Fate::Survived | Fate::Unseen));
         bar.set_message(format!("{lived} alive"));
         bar.inc(1);
+        if bar.is_hidden() && bar.position().is_multiple_of(100) {
+            note(&format!("{} of {} mutants, {lived} alive", bar.position(), chosen.len()));
+        }
         fates.insert(index, fate);
     })?;
     bar.finish_and_clear();

@@ -25,7 +25,7 @@ pub(super) fn elementwise(table: &mut Table) {
         ("extremes", vec![3, 22], Values::Extremes),
         ("extremes", vec![67, 23], Values::Extremes),
         ("GPT-2", vec![16, 3072], Values::Scaled(5)),
-        ("folded grid", vec![16_777_000 / 4 + 77, 1], Values::Constant),
+        ("folded grid", vec![16_777_000 / 4 + 777, 1], Values::Constant),
     ];
     for (class, shape, values) in rows {
         let detail = format!("{shape:?} {}", format!("{values:?}").to_lowercase());

@@ -407,3 +407,68 @@ impl<'a> Text<'a> {
 fn is_float(number: &str) -> bool {
     !number.starts_with("0x") && number.contains(['.', 'e', 'f'])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Operator, changes};
+
+    /// `operator: what stands there -> what could` for every change.
+    fn of(source: &str) -> Vec<String> {
+        let line = |(operator, (from, to), text): (Operator, (usize, usize), String)| {
+            format!("{}: {} -> {text}", operator.name(), &source[from..to])
+        };
+        changes(source, &["main"]).into_iter().map(|c| line((c.operator, c.span, c.text))).collect()
+    }
+
+    #[test]
+    fn a_kernel_is_broken_where_it_computes_and_nowhere_else() {
+        let source = "
+            // a + b
+            const WG = 8u + 1u;
+            const LOW = -2.0;
+            struct Params { m: u32, n: u32, eps: f32 }
+            fn unused() -> u32 { return 1u; }
+            @compute @workgroup_size(WG) fn main(@builtin(local_invocation_index) lane: u32) {
+                for (var i = lane; i < p.n; i += WG) {
+                    x[i] = max(x[i] - LOW, 0.5) * array<f32, 2>(p.eps)[0];
+                }
+                workgroupBarrier();
+                if lane >= p.m { return; }
+            }";
+        let expected = [
+            "arithmetic: - -> ",
+            "constant: 2.0 -> 1.0",
+            "tile: lane -> lane + WG",
+            "tile: i -> i + WG",
+            "bound: < -> <=",
+            "stride: n -> m",
+            "arithmetic: += -> -=",
+            "statement: x[i] = max(x[i] - LOW, 0.5) * array<f32, 2>(p.eps)[0]; -> ",
+            "builtin: max -> min",
+            "arithmetic: - -> +",
+            "shift: - LOW -> ",
+            "constant: 0.5 -> 0.25",
+            "arithmetic: * -> +",
+            "index: 0 -> 1",
+            "barrier: workgroupBarrier(); -> ",
+            "mask: lane >= p.m -> false",
+            "bound: >= -> >",
+            "stride: m -> n",
+        ];
+        assert_eq!(of(source), expected);
+    }
+
+    #[test]
+    fn two_passes_become_one() {
+        let source = "fn main() {
+            let c = x[i] - mean;
+            s += c * c;
+            let v = total(lane, s) / f32(n) + eps;
+        }";
+        let variance: Vec<String> = of(source).into_iter().filter(|line| line.starts_with("variance")).collect();
+        let [line] = variance.as_slice() else { panic!("{variance:?}") };
+        let (_, text) = line.split_once("-> ").unwrap_or_default();
+        let expected = "let c = x[i] ; s += c * c; let v = total(lane, s) / f32(n) - mean * mean";
+        assert_eq!(text.split_whitespace().collect::<Vec<_>>().join(" "), expected);
+    }
+}
