@@ -167,6 +167,11 @@ fn linears(table: &mut Table) {
             product(table, "linear", "chunks", case, linear);
         }
     }
+    // More columns than the CPU backend widens at a time, and more rows than it multiplies with them.
+    for (shape, fill) in [((9, 40, 197), Fill::Integers), ((515, 5, 70), Fill::Uniform)] {
+        let case = Product { bias: true, ..Product::new(shape, Format::F16, fill) };
+        product(table, "linear", "panels", case, linear);
+    }
     for (shape, format) in
         [((9, 768, 3072), Format::F16), ((64, 768, 2304), Format::F32), ((1, 3072, 768), Format::F32)]
     {
