@@ -1,5 +1,5 @@
 //! op: matmul
-//! out[i, j] = sum over l of x[i, l] w[l, j].   x:[m, k]  w:[k, n]  out:[m, n]
+//! out[i, j] = activation(sum over l of x[i, l] w[l, j] + bias[j]).   x:[m, k]  w:[k, n]  bias:[n]  out:[m, n]
 //! A workgroup owns a BM x BN tile of out; an invocation keeps TM rows of TN columns, in quads, in registers.
 
 /// Rows of out per workgroup. Tune: 32u, 64u
@@ -12,6 +12,12 @@ const BK = 16u;
 const TM = 4u;
 /// Columns of out per invocation, a multiple of 4. Tune: 4u, 8u
 const TN = 4u;
+/// Adds to what is in out: a later part of the depth. Mode: 0u, 1u
+const ACCUMULATE = 0u;
+/// Adds the bias. Mode: 0u, 1u
+const BIAS = 0u;
+/// 0: none, 1: relu, 2: gelu, tanh form, 3: gelu, exact form, 4: silu. Mode: 0u, 1u, 2u, 3u, 4u
+const ACTIVATION = 0u;
 
 const ROWS = BM / TM;
 const COLUMNS = BN / TN;
@@ -26,8 +32,10 @@ const_assert 4u * (BM * STRIDE + BN * BK) <= 16384u;
 struct Params {
     /// Rows of x and out.
     m: u32,
-    /// Rows of w.
+    /// Columns of x and rows of w to multiply.
     k: u32,
+    /// The first of them, a multiple of 4.
+    depth: u32,
     /// Row pitch of x, in quads.
     x_pitch: u32,
     /// Row pitch of w, in 16 bytes.
@@ -38,10 +46,42 @@ struct Params {
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> x: array<vec4f>;
 @group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
+@group(0) @binding(2) var<storage, read> bias: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> out: array<vec4f>;
 
 var<workgroup> xs: array<f32, BM * STRIDE>;
 var<workgroup> ws: array<vec4f, BK * BN / 4u>;
+
+/// exp(FAR) = 2^126, the largest divisor for which WGSL vouches.
+const FAR = vec4f(87.337);
+
+/// v / (1 + exp(minus)).
+fn gated(v: vec4f, minus: vec4f) -> vec4f {
+    return select(v / (1.0 + exp(min(minus, FAR))), vec4f(), minus > FAR);
+}
+
+/// The forms of gelu.wgsl and silu.wgsl. All are 0 at 0, and so the tails of rows stay zero.
+fn activation(v: vec4f) -> vec4f {
+    if ACTIVATION == 1u {
+        return max(v, vec4f());
+    }
+    if ACTIVATION == 2u {
+        let c = clamp(v, vec4f(-13.0), vec4f(13.0));
+        return gated(v, -1.5957691216057308 * (c + 0.044715 * c * c * c));
+    }
+    if ACTIVATION == 3u {
+        let z = min(abs(v) * 0.7071067811865476, vec4f(9.3));
+        let t = 1.0 / (1.0 + 0.5 * z);
+        let fit = -1.26551223 + t * (1.00002368 + t * (0.37409196 + t * (0.09678418 + t * (-0.18628806
+            + t * (0.27886807 + t * (-1.13520398 + t * (1.48851587 + t * (-0.82215223 + t * 0.17087277))))))));
+        let tail = 0.5 * t * exp(fit - z * z);
+        return select(v * select(1.0 - tail, tail, v < vec4f()), vec4f(), v < vec4f(-13.0));
+    }
+    if ACTIVATION == 4u {
+        return gated(v, -v);
+    }
+    return v;
+}
 
 @compute @workgroup_size(WG)
 fn matmul(@builtin(workgroup_id) tile: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -57,7 +97,7 @@ fn matmul(@builtin(workgroup_id) tile: vec3u, @builtin(local_invocation_index) l
             let quad = i % DEPTH;
             var value = vec4f();
             if row0 + row < p.m && depth0 + 4u * quad < p.k {
-                value = x[(row0 + row) * p.x_pitch + depth0 / 4u + quad];
+                value = x[(row0 + row) * p.x_pitch + (p.depth + depth0) / 4u + quad];
             }
             for (var c = 0u; c < 4u; c++) {
                 xs[row * STRIDE + 4u * quad + c] = value[c];
@@ -68,7 +108,7 @@ fn matmul(@builtin(workgroup_id) tile: vec3u, @builtin(local_invocation_index) l
             let quad = quad0 + i % (BN / 4u);
             var value = vec4f();
             if row < p.k && quad < p.n_quads {
-                value = weight4(row, quad);
+                value = weight4(p.depth + row, quad);
             }
             ws[i] = value;
         }
@@ -94,7 +134,14 @@ fn matmul(@builtin(workgroup_id) tile: vec3u, @builtin(local_invocation_index) l
             for (var j = 0u; j < QUADS; j++) {
                 let quad = quad0 + tx + j * COLUMNS;
                 if quad < p.n_quads {
-                    out[row * p.n_quads + quad] = sums[i * QUADS + j];
+                    var sum = sums[i * QUADS + j];
+                    if ACCUMULATE == 1u {
+                        sum += out[row * p.n_quads + quad];
+                    }
+                    if BIAS == 1u {
+                        sum += bias[quad];
+                    }
+                    out[row * p.n_quads + quad] = activation(sum);
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! op: matmul_transpose_b
-//! out[b, i, column + j] = scale * sum over l of x[b, i, l] w[b, j, l], + bias[column + j].
-//! x:[batch, m, k]  w:[batch or 1, n, k]  bias:[_]  out:[batch, m, _]
+//! out[b, c, i, column + j] = activation(scale * sum over l of x[b, c, i, l] w[b / R, c / S, j, l] + bias[column + j]).
+//! x:[outer, inner, m, k]  w:[outer / R, inner / S, n, k]  bias:[_]  out:[outer, inner, m, _]
+//! The matrices of x and w lie anywhere in their buffers, as long as every row starts at a multiple of 16 bytes.
 //! A workgroup owns a BM x BN tile of out; an invocation keeps TM x TN sums in registers, its rows and columns spread
 //! over the tile so that neighbours read neighbouring rows of workgroup memory.
 
@@ -14,8 +15,12 @@ const BK = 16u;
 const TM = 4u;
 /// Columns of out per invocation. Tune: 4u, 8u
 const TN = 4u;
+/// Adds to what is in out: a later part of the depth. Mode: 0u, 1u
+const ACCUMULATE = 0u;
 /// Adds the bias. Mode: 0u, 1u
 const BIAS = 0u;
+/// 0: none, 1: relu, 2: gelu, tanh form, 3: gelu, exact form, 4: silu. Mode: 0u, 1u, 2u, 3u, 4u
+const ACTIVATION = 0u;
 
 const ROWS = BM / TM;
 const COLUMNS = BN / TN;
@@ -29,22 +34,34 @@ const_assert 16u * (BM + BN) * STRIDE <= 16384u;
 struct Params {
     /// Rows of x and out, per batch.
     m: u32,
-    /// Rows of w.
+    /// Rows of w, per batch.
     n: u32,
     /// k / 4, rounded up.
     quads: u32,
-    /// Row pitch of x, in quads.
+    /// Matrices of an outer batch of x and out.
+    inner: u32,
+    /// Batches of x to one of w: inner ones, and outer ones in the upper half of the word.
+    repeats: u32,
+    /// First element of x; this and all strides in quads of elements, where nothing else is said.
+    x_offset: u32,
+    /// From one outer batch of x to the next.
+    x_outer: u32,
+    /// From one inner batch of x to the next.
+    x_inner: u32,
+    /// From one row of x to the next.
     x_pitch: u32,
-    /// Row pitch of w, in 16 bytes.
+    /// First element of w.
+    w_offset: u32,
+    /// From one outer batch of w to the next.
+    w_outer: u32,
+    /// From one inner batch of w to the next.
+    w_inner: u32,
+    /// From one row of w to the next, in 16 bytes.
     w_pitch: u32,
     /// Row pitch of out, in elements.
     out_pitch: u32,
     /// First column of out.
     column: u32,
-    /// Columns of out to write: n, and zeros up to the pitch where w is the last chunk.
-    columns: u32,
-    /// Rows of w from one batch to the next: n, or 0 where all share one.
-    w_batch: u32,
     /// Factor of the product.
     scale: f32,
 }
@@ -57,12 +74,47 @@ var<immediate> p: Params;
 var<workgroup> xs: array<vec4f, BM * STRIDE>;
 var<workgroup> ws: array<vec4f, BN * STRIDE>;
 
+/// exp(FAR) = 2^126, the largest divisor for which WGSL vouches.
+const FAR = 87.337;
+
+/// v / (1 + exp(minus)).
+fn gated(v: f32, minus: f32) -> f32 {
+    return select(v / (1.0 + exp(min(minus, FAR))), 0.0, minus > FAR);
+}
+
+/// The forms of gelu.wgsl and silu.wgsl.
+fn activation(v: f32) -> f32 {
+    if ACTIVATION == 1u {
+        return max(v, 0.0);
+    }
+    if ACTIVATION == 2u {
+        let c = clamp(v, -13.0, 13.0);
+        return gated(v, -1.5957691216057308 * (c + 0.044715 * c * c * c));
+    }
+    if ACTIVATION == 3u {
+        let z = min(abs(v) * 0.7071067811865476, 9.3);
+        let t = 1.0 / (1.0 + 0.5 * z);
+        let fit = -1.26551223 + t * (1.00002368 + t * (0.37409196 + t * (0.09678418 + t * (-0.18628806
+            + t * (0.27886807 + t * (-1.13520398 + t * (1.48851587 + t * (-0.82215223 + t * 0.17087277))))))));
+        let tail = 0.5 * t * exp(fit - z * z);
+        return select(v * select(1.0 - tail, tail, v < 0.0), 0.0, v < -13.0);
+    }
+    if ACTIVATION == 4u {
+        return gated(v, -v);
+    }
+    return v;
+}
+
 @compute @workgroup_size(WG)
 fn matmul_transpose_b(@builtin(workgroup_id) tile: vec3u, @builtin(local_invocation_index) lane: u32) {
     let row0 = tile.y * BM;
     let column0 = tile.x * BN;
-    let x_row0 = tile.z * p.m + row0;
-    let w_row0 = tile.z * p.w_batch + column0;
+    let outer = tile.z / p.inner;
+    let inner = tile.z % p.inner;
+    let x_start = p.x_offset + outer * p.x_outer + inner * p.x_inner + row0 * p.x_pitch;
+    let w_start = p.w_offset + outer / (p.repeats >> 16u) * p.w_outer + inner / (p.repeats & 0xffffu) * p.w_inner;
+    // The last chunk of w writes the zeros up to the pitch too; the others are multiples of 4.
+    let columns = min((p.n + 3u) / 4u * 4u, p.out_pitch - p.column);
     let ty = lane / COLUMNS;
     let tx = lane % COLUMNS;
     var sums: array<f32, TM * TN>;
@@ -73,7 +125,7 @@ fn matmul_transpose_b(@builtin(workgroup_id) tile: vec3u, @builtin(local_invocat
             let quad = depth0 + i % DEPTH;
             var value = vec4f();
             if row0 + row < p.m && quad < p.quads {
-                value = x[(x_row0 + row) * p.x_pitch + quad];
+                value = x[x_start + row * p.x_pitch + quad];
             }
             xs[row * STRIDE + i % DEPTH] = value;
         }
@@ -82,7 +134,7 @@ fn matmul_transpose_b(@builtin(workgroup_id) tile: vec3u, @builtin(local_invocat
             let quad = depth0 + i % DEPTH;
             var value = vec4f();
             if column0 + row < p.n && quad < p.quads {
-                value = weight4(w_row0 + row, quad);
+                value = weight4(column0 + row, w_start + quad);
             }
             ws[row * STRIDE + i % DEPTH] = value;
         }
@@ -107,15 +159,20 @@ fn matmul_transpose_b(@builtin(workgroup_id) tile: vec3u, @builtin(local_invocat
         if row0 + row < p.m {
             for (var j = 0u; j < TN; j++) {
                 let column = column0 + tx + j * COLUMNS;
-                if column < p.columns {
+                if column < columns {
+                    let at = (tile.z * p.m + row0 + row) * p.out_pitch + p.column + column;
                     var sum = 0.0;
                     if column < p.n {
                         sum = p.scale * sums[i * TN + j];
+                        if ACCUMULATE == 1u {
+                            sum += out[at];
+                        }
                         if BIAS == 1u {
                             sum += bias[p.column + column];
                         }
+                        sum = activation(sum);
                     }
-                    out[(x_row0 + row) * p.out_pitch + p.column + column] = sum;
+                    out[at] = sum;
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! op: matvec
-//! out[r, column + j] = sum over i of x[r, i] w[j, i], + bias[column + j].   x:[M, k]  w:[n, k]  bias:[_]  out:[M, _], M = 1..8.
+//! out[r, column + j] = activation(sum over i of x[r, i] w[j, i] + bias[column + j]).
+//! x:[M, k]  w:[n, k]  bias:[_]  out:[M, _], M = 1..8.
 //! A workgroup owns ROWS rows of w. Its invocations take blocks of 32 along k, which is what weight formats are made of,
 //! and add up within a subgroup; the subgroups, of whatever size the device has, meet in workgroup memory.
 
@@ -11,6 +12,8 @@ const ROWS = 4u;
 const M = 1u;
 /// Adds the bias. Mode: 0u, 1u
 const BIAS = 0u;
+/// 0: none, 1: relu, 2: gelu, tanh form, 3: gelu, exact form, 4: silu. Mode: 0u, 1u, 2u, 3u, 4u
+const ACTIVATION = 0u;
 
 const SUMS = ROWS * M;
 /// No subgroup has fewer than four invocations.
@@ -40,6 +43,37 @@ var<immediate> p: Params;
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 
 var<workgroup> partial: array<f32, SUBGROUPS * SUMS>;
+
+/// exp(FAR) = 2^126, the largest divisor for which WGSL vouches.
+const FAR = 87.337;
+
+/// v / (1 + exp(minus)).
+fn gated(v: f32, minus: f32) -> f32 {
+    return select(v / (1.0 + exp(min(minus, FAR))), 0.0, minus > FAR);
+}
+
+/// The forms of gelu.wgsl and silu.wgsl.
+fn activation(v: f32) -> f32 {
+    if ACTIVATION == 1u {
+        return max(v, 0.0);
+    }
+    if ACTIVATION == 2u {
+        let c = clamp(v, -13.0, 13.0);
+        return gated(v, -1.5957691216057308 * (c + 0.044715 * c * c * c));
+    }
+    if ACTIVATION == 3u {
+        let z = min(abs(v) * 0.7071067811865476, 9.3);
+        let t = 1.0 / (1.0 + 0.5 * z);
+        let fit = -1.26551223 + t * (1.00002368 + t * (0.37409196 + t * (0.09678418 + t * (-0.18628806
+            + t * (0.27886807 + t * (-1.13520398 + t * (1.48851587 + t * (-0.82215223 + t * 0.17087277))))))));
+        let tail = 0.5 * t * exp(fit - z * z);
+        return select(v * select(1.0 - tail, tail, v < 0.0), 0.0, v < -13.0);
+    }
+    if ACTIVATION == 4u {
+        return gated(v, -v);
+    }
+    return v;
+}
 
 @compute @workgroup_size(WG)
 fn matvec_subgroup(
@@ -98,6 +132,7 @@ fn matvec_subgroup(
                 if BIAS == 1u {
                     sum += bias[p.column + j];
                 }
+                sum = activation(sum);
             }
             out[(s % M) * p.out_pitch + p.column + j] = sum;
         }

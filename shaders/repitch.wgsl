@@ -1,17 +1,27 @@
 //! op: repitch
-//! out[r, i] = x[r, i], where rows of x and out start at other distances; what is left of a row of out is zero.
-//! x:[m, n]  out:[m, n], 32-bit elements of any kind
-//! How a caller's dense rows come to start at multiples of 16 bytes, and back.
+//! out[i, j, r, c] = x[i, j, r, c], where the rows of x start anywhere and those of out at multiples of a pitch; what is left
+//! of a row of out is zero.   x:[outer, inner, m, n]  out:[outer, inner, m, n], 32-bit elements of any kind
+//! How a caller's dense rows, and views with rows far apart, come to start at multiples of 16 bytes, and back.
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
 const WG = 64u;
 
 struct Params {
-    /// Rows.
+    /// Rows of all batches.
+    rows: u32,
+    /// Rows of a matrix.
     m: u32,
+    /// Matrices of an outer batch.
+    inner: u32,
     /// Columns.
     n: u32,
-    /// Row pitch of x, in elements.
+    /// First element of x.
+    x_offset: u32,
+    /// Elements of x from one outer batch to the next.
+    x_outer: u32,
+    /// Elements of x from one matrix of an outer batch to the next.
+    x_inner: u32,
+    /// Elements of x from one row to the next.
     x_pitch: u32,
     /// Row pitch of out, in elements.
     out_pitch: u32,
@@ -26,10 +36,12 @@ fn repitch(
     @builtin(num_workgroups) groups: vec3u,
 ) {
     let at = id.y * groups.x * WG + id.x;
-    if at >= p.m * p.out_pitch {
+    if at >= p.rows * p.out_pitch {
         return;
     }
     let row = at / p.out_pitch;
     let column = at % p.out_pitch;
-    out[at] = select(0u, x[row * p.x_pitch + min(column, p.n - 1u)], column < p.n);
+    let batch = row / p.m;
+    let start = p.x_offset + batch / p.inner * p.x_outer + batch % p.inner * p.x_inner + row % p.m * p.x_pitch;
+    out[at] = select(0u, x[start + min(column, p.n - 1u)], column < p.n);
 }

@@ -5,6 +5,8 @@
 //! computed by its twin in [`crate::reference`] counts as unverified ([`SHARES_TWIN`]).
 
 mod attention;
+mod batched;
+mod cast;
 mod elementwise;
 mod gemm;
 mod layout;
@@ -21,10 +23,12 @@ use half::slice::HalfFloatSliceExt;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Storage, Tensor};
 pub(crate) use attention::attention;
+pub(crate) use batched::{contiguous, epilogue, matmul_transpose_b};
+pub(crate) use cast::cast;
 pub(crate) use elementwise::{add, gelu, mul, relu, scale, sigmoid, silu, swiglu, tanh};
-pub(crate) use layout::{repitch, transpose};
+pub(crate) use layout::transpose;
 pub(crate) use norms::{add_layer_norm, layer_norm, log_softmax, rms_norm, softmax};
-pub(crate) use products::{linear, matmul, matmul_transpose_b};
+pub(crate) use products::{linear, matmul};
 pub(crate) use reduce::{dot, reduce};
 pub(crate) use rows::{advance, argmax, embed, gather, rope};
 
@@ -125,14 +129,14 @@ fn floats_mut(words: &mut [u32]) -> &mut [f32] {
 
 /// Row `row` of a weight of `columns` columns as it lies on the host, dense, as f32; zeros where there is no such row.
 fn weight_row(words: &[u32], dtype: DType, columns: usize, row: usize, out: &mut [f32]) {
-    let range = || Some(row.checked_mul(columns)?..row.checked_add(1)?.checked_mul(columns)?);
-    let held = match dtype {
-        DType::F16 => {
-            let halves = range().and_then(|range| bytemuck::cast_slice::<u32, half::f16>(words).get(range));
-            halves.map(|halves| halves.convert_to_f32_slice(out))
+    let held = row.checked_mul(columns).and_then(|start| {
+        let range = start..start.checked_add(columns)?;
+        match dtype {
+            DType::F16 => bytemuck::cast_slice::<u32, half::f16>(words).get(range)?.convert_to_f32_slice(out),
+            _ => out.copy_from_slice(floats(words).get(range)?),
         }
-        _ => range().and_then(|range| floats(words).get(range)).map(|row| out.copy_from_slice(row)),
-    };
+        Some(())
+    });
     if held.is_none() {
         out.fill(0.0);
     }
@@ -153,4 +157,30 @@ pub(crate) fn copy(source: &Tensor, target: &Tensor) -> Result<()> {
 pub(crate) fn bytes(words: &Words, tensor: &Tensor) -> Vec<u8> {
     let guard = words.read().unwrap_or_else(PoisonError::into_inner);
     bytemuck::cast_slice(guard.get(..tensor.words()).unwrap_or_default()).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::weight_row;
+    use crate::tensor::DType;
+
+    #[test]
+    fn rows_of_either_type_come_as_floats() {
+        // Three columns: rows of halves begin within a word.
+        let values: Vec<f32> = (0..9u8).map(|i| f32::from(i) / 4.0 - 1.0).collect();
+        let halves: Vec<half::f16> = values.iter().map(|&v| half::f16::from_f32(v)).chain([half::f16::ONE]).collect();
+        let (floats, halves) = (bytemuck::cast_slice(&values), bytemuck::pod_collect_to_vec::<half::f16, u32>(&halves));
+        for (words, dtype) in [(floats, DType::F32), (&halves[..], DType::F16)] {
+            for row in 0..3 {
+                let mut out = [f32::NAN; 3];
+                weight_row(words, dtype, 3, row, &mut out);
+                assert_eq!(out, values[3 * row..][..3], "row {row} of {dtype:?}");
+            }
+            for row in [3, 4, usize::MAX / 3, usize::MAX] {
+                let mut out = [f32::NAN; 3];
+                weight_row(words, dtype, 3, row, &mut out);
+                assert_eq!(out, [0.0; 3], "row {row} of {dtype:?}");
+            }
+        }
+    }
 }

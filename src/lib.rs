@@ -52,8 +52,6 @@ pub use kernel::{Format, kernels};
 #[cfg(feature = "models")]
 pub use model::{GpuModel, Session};
 #[cfg(feature = "gpu")]
-pub use wgpu;
-#[cfg(feature = "gpu")]
 pub use {
     adapter::{AdapterFacts, INSTALL_HINT, Surveyed, survey},
     counters::Stats,
@@ -63,3 +61,5 @@ pub use {
     result::AsyncGpuResult,
     tensor::{DType, Tensor, Weight},
 };
+#[cfg(feature = "gpu")]
+pub use {half, wgpu};

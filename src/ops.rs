@@ -6,8 +6,10 @@
 //! through scratch memory ([`repitch`]) where the kernel reads quads.
 
 mod attention;
+mod cast;
 mod elementwise;
 mod layout;
+mod matrices;
 mod norms;
 mod products;
 mod reduce;
@@ -15,13 +17,17 @@ mod rows;
 
 use crate::error::{Error, Result};
 use crate::pass::Pass;
-pub use crate::reference::{Attention, Gelu, Pairing, Reduction, Rope, Row};
+pub use crate::reference::{Activation, Attention, Gelu, Pairing, Reduction, Rope, Row};
 use crate::tensor::{DType, Tensor};
 pub use attention::attention;
+pub use cast::cast;
 pub use elementwise::{add, gelu, mul, relu, scale, sigmoid, silu, swiglu, tanh};
 pub use layout::{repitch, transpose};
+pub use matrices::{Matrices, contiguous};
 pub use norms::{add_layer_norm, layer_norm, log_softmax, rms_norm, softmax};
-pub use products::{MATVEC_ROWS, linear, matmul, matmul_transpose_b, matvec};
+pub use products::{
+    Epilogue, MATVEC_ROWS, linear, linear_with, matmul, matmul_transpose_b, matmul_with, matvec, matvec_with,
+};
 pub(crate) use reduce::PART;
 pub use reduce::{dot, reduce};
 pub use rows::{advance, argmax, embed, gather, rope, rope_table};

@@ -75,6 +75,28 @@ pub enum Reduction {
     Mean,
 }
 
+/// From which type of number to which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cast {
+    /// To the nearest half, ties to even, beyond the largest to infinity.
+    F32ToF16,
+    /// Exact.
+    F16ToF32,
+    /// Exact.
+    Bf16ToF32,
+}
+
+/// What may be applied to a product before it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// max(x, 0).
+    Relu,
+    /// Either GELU.
+    Gelu(Gelu),
+    /// x / (1 + exp(-x)).
+    Silu,
+}
+
 /// C\[m,n\] = A\[m,k\] B\[k,n\].
 pub fn matmul(a: &[f32], b: &[f32], (m, k, n): (usize, usize, usize)) -> Vec<f64> {
     let mut c = vec![0.0; m * n];
@@ -102,6 +124,36 @@ pub fn matmul_transpose_b(
             let pairs = a[i * k..][..k].iter().zip(&b[j * k..][..k]);
             let sum: f64 = pairs.map(|(&x, &y)| f64::from(x) * f64::from(y)).sum();
             c.push(f64::from(scale) * sum + bias.map_or(0.0, |bias| f64::from(bias[j])));
+        }
+    }
+    c
+}
+
+/// activation(C\[m,n\] + bias\[n\]), for a product C.
+pub fn epilogue(c: &[f64], bias: Option<&[f32]>, activation: Option<Activation>, n: usize) -> Vec<f64> {
+    let biased = c.iter().enumerate().map(|(i, &c)| c + bias.map_or(0.0, |bias| f64::from(bias[i % n])));
+    let activate = |x: f64| match activation {
+        None => x,
+        Some(Activation::Relu) => x.max(0.0),
+        Some(Activation::Gelu(form)) => gelu_one(x, form),
+        Some(Activation::Silu) => x / (1.0 + (-x).exp()),
+    };
+    biased.map(activate).collect()
+}
+
+/// C\[i,j,m,n\] = scale * A\[i,j,m,k\] B\[i/r,j/s,n,k\]^T for A of `batches` and B of `b_batches`, r and s to one.
+pub fn matmul_batched(
+    (a, batches): (&[f32], [usize; 2]),
+    (b, b_batches): (&[f32], [usize; 2]),
+    scale: f32,
+    (m, k, n): (usize, usize, usize),
+) -> Vec<f64> {
+    let mut c = Vec::new();
+    for i in 0..batches[0] {
+        for j in 0..batches[1] {
+            let of_a = i * batches[1] + j;
+            let of_b = i * b_batches[0] / batches[0] * b_batches[1] + j * b_batches[1] / batches[1];
+            c.extend(matmul_transpose_b(&a[of_a * m * k..], &b[of_b * n * k..], None, scale, (m, k, n)));
         }
     }
     c
@@ -364,4 +416,46 @@ pub fn advance(picked: &[[u32; 2]], rows: &mut [Row]) {
         row.token = *token;
         row.position += 1;
     }
+}
+
+/// The bits of numbers of one type as those of another, an element in each word. A NaN stays one, quiet, with as much of its
+/// payload as there is room for.
+pub fn cast(x: &[u32], kind: Cast) -> Vec<u32> {
+    x.iter()
+        .map(|&bits| match kind {
+            Cast::F32ToF16 => half_bits(bits),
+            Cast::F16ToF32 => float_bits(bits, 10, 15),
+            Cast::Bf16ToF32 => float_bits(bits, 7, 127),
+        })
+        .collect()
+}
+
+/// A float of 16 bits, `fraction` of them after the point and the exponent biased by `bias`, as f32.
+fn float_bits(bits: u32, fraction: u32, bias: i32) -> u32 {
+    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
+    let (exponent, digits) = ((bits & 0x7fff) >> fraction, bits & ((1 << fraction) - 1));
+    let (leading, power) = if exponent == 0 { (0, 1 - bias) } else { (1 << fraction, exponent as i32 - bias) };
+    let value = f64::from(leading + digits) * 2f64.powi(power - fraction as i32);
+    match (exponent == (1 << (15 - fraction)) - 1, digits) {
+        (true, 0) => (sign * f32::INFINITY).to_bits(),
+        (true, _) => (bits >> 15) << 31 | f32::NAN.to_bits() | digits << (23 - fraction),
+        (false, _) => (sign * value as f32).to_bits(),
+    }
+}
+
+/// An f32 as f16: the multiple of the distance between neighbouring halves that is nearest.
+fn half_bits(bits: u32) -> u32 {
+    let (sign, value) = ((bits >> 31) << 15, f64::from(f32::from_bits(bits)).abs());
+    if value.is_nan() {
+        return sign | 0x7e00 | (bits >> 13 & 0x3ff);
+    }
+    // 11 digits from the leading one on, and none below 2^-24.
+    let power = (0..30).map(|e| e - 14).rfind(|e| 2f64.powi(*e) <= value).unwrap_or(-14);
+    let digits = (value / 2f64.powi(power - 10)).round_ties_even();
+    // Rounded up to 2^16, or above it.
+    if digits * 2f64.powi(power - 10) > 65504.0 {
+        return sign | 0x7c00;
+    }
+    // A leading digit, which subnormals lack, stands for the exponent.
+    sign | ((power + 14) as u32 * 1024 + digits as u32)
 }

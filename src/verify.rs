@@ -6,8 +6,10 @@
 //! the most that is allowed, and a kernel that loses a digit shows long before it fails.
 
 mod attention;
+mod batched;
 mod bounds;
 mod cases;
+mod cast;
 mod elementwise;
 mod inputs;
 mod layout;

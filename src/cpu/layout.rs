@@ -6,14 +6,6 @@ use super::{MIN_LEN, lock};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// Rows on the host have one pitch only.
-pub(crate) fn repitch(x: &Tensor, out: &Tensor) -> Result<()> {
-    let mut locked = lock("repitch", [("x", x)], ("out", out))?;
-    let ([x], out) = locked.parts();
-    out.copy_from_slice(x);
-    Ok(())
-}
-
 pub(crate) fn transpose(x: &Tensor, (m, n): (usize, usize), out: &Tensor) -> Result<()> {
     /// Rows and columns of a tile, whose lines stay in the first cache.
     const TILE: usize = 32;
@@ -25,7 +17,8 @@ pub(crate) fn transpose(x: &Tensor, (m, n): (usize, usize), out: &Tensor) -> Res
     let batches = out.par_chunks_exact_mut(n * m).zip(x.par_chunks_exact(m * n));
     batches.with_min_len((MIN_LEN / (m * n)).max(1)).for_each(|(out, x)| {
         // A band is TILE rows of out, columns j of x.
-        out.par_chunks_mut(TILE * m).enumerate().for_each(|(band, out)| {
+        let bands = out.par_chunks_mut(TILE * m).enumerate().with_min_len((MIN_LEN / (TILE * m)).max(1));
+        bands.for_each(|(band, out)| {
             for first in (0..m).step_by(TILE) {
                 for (j, row) in out.chunks_exact_mut(m).enumerate() {
                     let column = x.iter().skip(first * n + band * TILE + j).step_by(n);

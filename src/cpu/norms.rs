@@ -186,6 +186,9 @@ fn exp(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::exp;
+    use crate::error::Error;
+    use crate::gpu::{ComputeBackend, GpuCompute, Options};
+    use crate::ops;
 
     /// Every x of [-100, 0] whose lowest 8 bits are zero, and those around the end of the normal range.
     #[test]
@@ -204,5 +207,18 @@ mod tests {
         assert!(worst <= 2.0, "{worst} ULP");
         assert_eq!(exp(0.0), 1.0);
         assert_eq!(exp(-1e30), 0.0);
+    }
+
+    /// As a device does, which records nothing.
+    #[test]
+    fn a_sum_and_norm_that_is_refused_leaves_x_alone() {
+        let gpu = GpuCompute::open(&Options::new(ComputeBackend::Cpu)).unwrap();
+        let (mut x, y) = (gpu.tensor(&[1.0, 2.0], &[1, 2]).unwrap(), gpu.tensor(&[3.0, 4.0], &[1, 2]).unwrap());
+        let weight = gpu.tensor(&[5.0, 6.0], &[2]).unwrap();
+        for mut out in [x.clone(), y.clone()] {
+            let refused = ops::add_layer_norm(&mut gpu.pass(), &mut x, &y, &weight, &weight, 1e-5, &mut out);
+            assert!(matches!(refused, Err(Error::Alias { op: "add_layer_norm", .. })), "{refused:?}");
+            assert_eq!(gpu.read::<f32>(&x).unwrap(), [1.0, 2.0]);
+        }
     }
 }

@@ -33,14 +33,6 @@ impl<'a> Stored<'a> {
             _ => Stored::F32(floats(words)),
         }
     }
-
-    /// The elements from `start` on.
-    fn from(self, start: usize) -> Stored<'a> {
-        match self {
-            Stored::F32(w) => Stored::F32(w.get(start..).unwrap_or_default()),
-            Stored::F16(w) => Stored::F16(w.get(start..).unwrap_or_default()),
-        }
-    }
 }
 
 pub(crate) fn matmul(a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
@@ -66,23 +58,6 @@ pub(crate) fn matmul(a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
     }
 }
 
-pub(crate) fn matmul_transpose_b(a: &Tensor, b: &Tensor, scale: f32, out: &Tensor) -> Result<()> {
-    let (rows, k, n, dtype) = (out.rows(), a.columns(), out.columns(), b.dtype());
-    let batches = if out.shape().len() == 3 { out.shape()[0] } else { 1 };
-    let (m, shared) = (rows / batches.max(1), b.shape().len() == 2);
-    let mut locked = lock("matmul_transpose_b", [("a", a), ("b", b)], ("out", out))?;
-    let ([a, b], out) = locked.parts();
-    if m * n == 0 {
-        return Ok(());
-    }
-    let b = Stored::new(b, dtype);
-    let all = floats_mut(out).par_chunks_mut(m * n).enumerate().with_min_len((super::MIN_WORK / (m * n)).max(1));
-    all.try_for_each(|(batch, out)| {
-        let a = &floats(a)[batch * m * k..][..m * k];
-        transpose_b(scale, a, b.from(if shared { 0 } else { batch * n * k }), None, (m, k, n), out)
-    })
-}
-
 pub(crate) fn linear(x: &Tensor, w: &Weight, bias: Option<&Tensor>, out: &Tensor) -> Result<()> {
     // On the host a weight is one chunk, or has no rows.
     let Some(w) = w.chunks.first().map(|chunk| &chunk.tensor) else { return Ok(()) };
@@ -95,7 +70,7 @@ pub(crate) fn linear(x: &Tensor, w: &Weight, bias: Option<&Tensor>, out: &Tensor
 }
 
 /// out\[m,n\] = scale * x\[m,k\] w\[n,k\]^T + bias\[n\].
-fn transpose_b(
+pub(super) fn transpose_b(
     scale: f32,
     x: &[f32],
     w: Stored<'_>,

@@ -90,13 +90,21 @@ impl WithSimd for Part<'_> {
                 match m - x {
                     1 => self.rows::<S, ROWS, 1>(simd, row, x),
                     2 => self.rows::<S, ROWS, 2>(simd, row, x),
-                    3 => (0..ROWS).step_by(2).for_each(|r| self.rows::<S, 2, 3>(simd, row + r, x)),
-                    _ => (0..ROWS).step_by(2).for_each(|r| self.rows::<S, 2, 4>(simd, row + r, x)),
+                    3 => {
+                        self.rows::<S, 2, 3>(simd, row, x);
+                        self.rows::<S, 2, 3>(simd, row + 2, x);
+                    }
+                    _ => {
+                        self.rows::<S, 2, 4>(simd, row, x);
+                        self.rows::<S, 2, 4>(simd, row + 2, x);
+                    }
                 }
             }
         }
         for row in whole..n {
-            (0..m).for_each(|x| self.rows::<S, 1, 1>(simd, row, x));
+            for x in 0..m {
+                self.rows::<S, 1, 1>(simd, row, x);
+            }
         }
     }
 }
@@ -113,7 +121,10 @@ impl<'a> Part<'a> {
             }
             Stored::F16(w) => {
                 let w = std::array::from_fn(|r| &w[(at + r) * k..][..k]);
-                self.halves(simd, w, first).unwrap_or_else(|| self.widened(simd, w, first))
+                match self.halves(simd, w, first) {
+                    Some(sums) => sums,
+                    None => self.widened(simd, w, first),
+                }
             }
         };
         for (r, sums) in sums.into_iter().enumerate() {
@@ -147,7 +158,7 @@ impl<'a> Part<'a> {
     }
 
     /// The sums of rows of halves, a block at a time widened.
-    #[inline(never)]
+    #[inline(always)]
     fn widened<S: Simd, const R: usize, const M: usize>(
         &self,
         simd: S,
@@ -183,10 +194,16 @@ pub(super) fn dots<S: Simd, const R: usize, const M: usize>(simd: S, w: [&[f32];
             }
         }
     }
-    let (rest_w, rest_x) = (w.map(|w| simd.partial_load_f32s(w.1)), x.map(|x| simd.partial_load_f32s(x.1)));
-    std::array::from_fn(|r| {
-        std::array::from_fn(|c| simd.reduce_sum_f32s(simd.mul_add_e_f32s(rest_w[r], rest_x[c], sums[r][c])))
-    })
+    // Loops, not closures: what a closure does is compiled for any processor, unless it happens to be inlined.
+    let mut products = [[0.0; M]; R];
+    for r in 0..R {
+        let rest = simd.partial_load_f32s(w[r].1);
+        for c in 0..M {
+            let sum = simd.mul_add_e_f32s(rest, simd.partial_load_f32s(x[c].1), sums[r][c]);
+            products[r][c] = simd.reduce_sum_f32s(sum);
+        }
+    }
+    products
 }
 
 /// Inner products of R rows of halves, two to a word, with the even and odd elements of M rows, all times 2^-112; and the
@@ -214,29 +231,32 @@ fn word_dots<S: Simd, const R: usize, const M: usize>(
             }
         }
     }
-    let rest = w.map(|w| simd.partial_load_u32s(w.1));
-    let (rest_even, rest_odd) = (even.map(|x| simd.partial_load_f32s(x.1)), odd.map(|x| simd.partial_load_f32s(x.1)));
-    let sums = std::array::from_fn(|r| {
-        let (low, high) = moved(simd, rest[r], &mut largest);
-        std::array::from_fn(|c| {
-            let sum = simd.mul_add_e_f32s(low, rest_even[c], sums[r][c]);
-            simd.reduce_sum_f32s(simd.mul_add_e_f32s(high, rest_odd[c], sum))
-        })
-    });
-    (sums, simd.reduce_max_f32s(simd.transmute_f32s_u32s(largest)))
+    let mut products = [[0.0; M]; R];
+    for r in 0..R {
+        let (low, high) = moved(simd, simd.partial_load_u32s(w[r].1), &mut largest);
+        for c in 0..M {
+            let sum = simd.mul_add_e_f32s(low, simd.partial_load_f32s(even[c].1), sums[r][c]);
+            let sum = simd.mul_add_e_f32s(high, simd.partial_load_f32s(odd[c].1), sum);
+            products[r][c] = simd.reduce_sum_f32s(sum);
+        }
+    }
+    (products, simd.reduce_max_f32s(simd.transmute_f32s_u32s(largest)))
 }
 
 /// The lower and the upper halves of words, each times 2^-112. `largest` keeps up with their magnitudes.
 #[inline(always)]
 fn moved<S: Simd>(simd: S, words: S::u32s, largest: &mut S::u32s) -> (S::f32s, S::f32s) {
-    let move_upper = |words: S::u32s| {
-        let magnitude = simd.and_u32s(words, simd.splat_u32s(0x7fff_0000));
-        let magnitude = simd.wrapping_dyn_shr_u32s(magnitude, simd.splat_u32s(3));
-        let sign = simd.and_u32s(words, simd.splat_u32s(0x8000_0000));
-        (magnitude, simd.transmute_f32s_u32s(simd.or_u32s(magnitude, sign)))
-    };
-    let (low_magnitude, low) = move_upper(simd.wrapping_dyn_shl_u32s(words, simd.splat_u32s(16)));
-    let (high_magnitude, high) = move_upper(words);
+    let (low_magnitude, low) = moved_upper(simd, simd.wrapping_dyn_shl_u32s(words, simd.splat_u32s(16)));
+    let (high_magnitude, high) = moved_upper(simd, words);
     *largest = simd.max_u32s(*largest, simd.max_u32s(low_magnitude, high_magnitude));
     (low, high)
+}
+
+/// The magnitude of the upper halves, moved, and with their signs.
+#[inline(always)]
+fn moved_upper<S: Simd>(simd: S, words: S::u32s) -> (S::u32s, S::f32s) {
+    let magnitude = simd.and_u32s(words, simd.splat_u32s(0x7fff_0000));
+    let magnitude = simd.wrapping_dyn_shr_u32s(magnitude, simd.splat_u32s(3));
+    let sign = simd.and_u32s(words, simd.splat_u32s(0x8000_0000));
+    (magnitude, simd.transmute_f32s_u32s(simd.or_u32s(magnitude, sign)))
 }

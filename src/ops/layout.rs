@@ -1,33 +1,20 @@
 //! The same elements, lying otherwise.
 
-use super::{count, ensure};
+use super::{contiguous, count, ensure};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::kernel::kernels as k;
 use crate::pass::{Pass, grid};
 use crate::tensor::Tensor;
 
-/// out\[m,n\] = x\[m,n\], where the rows of the two may start at other distances; 32-bit elements of any kind.
+/// out\[m,n\] = x\[m,n\], where the rows of the two may start at other distances; 32-bit elements of any kind. What a view
+/// of a tensor shows, [`contiguous`] copies.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes disagree, or for elements of 16 bits.
 pub fn repitch(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
-    const OP: &str = "repitch";
-    let fits = x.shape() == out.shape() && x.dtype() == out.dtype() && x.dtype().bytes() == 4;
-    ensure(OP, fits, || format!("{x:?} to {out:?}; rows of halves must start at multiples of 16 bytes"))?;
-    if pass.is_cpu() {
-        return cpu::repitch(x, out);
-    }
-    let (m, out_pitch) = (x.rows(), out.pitch());
-    let params = k::repitch::Params {
-        m: count(OP, m)?,
-        n: count(OP, x.columns())?,
-        x_pitch: count(OP, x.pitch())?,
-        out_pitch: count(OP, out_pitch)?,
-    };
-    let wg = k::repitch::Knobs::default().wg as usize;
-    let groups = grid((m * out_pitch).div_ceil(wg));
-    pass.run(&k::repitch::Args { x, out }, params, Default::default(), groups)
+    ensure("repitch", x.shape() == out.shape(), || format!("{x:?} to {out:?}"))?;
+    contiguous(pass, x, out)
 }
 
 /// out\[b,n,m\] = x\[b,m,n\] with rows and columns exchanged, for two or three dimensions; 32-bit elements of any kind.

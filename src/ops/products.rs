@@ -1,10 +1,14 @@
 //! Products: matrix times matrix, matrix times a transposed one, and the layers of a model.
 
+use std::ops::Range;
+
+use super::matrices::{Matrices, aligned_copy, has_shape};
 use super::{aligned, count, ensure, ensure_f32, flops, row_quads, through};
 use crate::cpu;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernel::kernels as k;
 use crate::pass::{Pass, grid};
+use crate::reference::{Activation, Gelu};
 use crate::tensor::{Chunk, DType, Tensor, Weight};
 
 /// Rows up to which a product is matrix times vectors rather than matrix times matrix.
@@ -16,133 +20,217 @@ fn ensure_weight(op: &'static str, b: &Tensor) -> Result<()> {
     ensure(op, fits, || format!("{b:?}; f32 or f16 is needed"))
 }
 
+/// The most that one dispatch multiplies along the depth; a deeper product is a sum of several. A software adapter (llvmpipe)
+/// ends an invocation's loops after 65,535 rounds, all loops together, and says nothing.
+const MAX_DEPTH: usize = 16_384;
+
+/// The parts of a depth, one dispatch each: at least one, so that a product over nothing is written too.
+fn parts(depth: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..depth.max(1)).step_by(MAX_DEPTH).map(move |first| first..depth.min(first + MAX_DEPTH))
+}
+
+/// What happens to a product before it is written: first the bias is added, then the activation applied.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Epilogue<'a> {
+    /// One element per column.
+    pub bias: Option<&'a Tensor>,
+    /// A function of every element.
+    pub activation: Option<Activation>,
+}
+
 /// out\[m,n\] = a\[m,k\] b\[k,n\]; b may be f32 or f16.
 ///
 /// # Errors
-/// [`Error::Shape`] if the dimensions disagree.
+/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree.
 pub fn matmul(pass: &mut Pass, a: &Tensor, b: &Tensor, out: &mut Tensor) -> Result<()> {
+    matmul_with(pass, a, b, Epilogue::default(), out)
+}
+
+/// out\[m,n\] = activation(a\[m,k\] b\[k,n\] + bias\[n\]), in one dispatch.
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree.
+pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'_>, out: &mut Tensor) -> Result<()> {
     const OP: &str = "matmul";
+    let Epilogue { bias, activation } = epilogue;
     let (m, depth, n) = (a.rows(), a.columns(), b.columns());
     let fits = b.rows() == depth && out.rows() == m && out.columns() == n;
-    ensure(OP, fits, || format!("{:?} x {:?} into {:?}", a.shape(), b.shape(), out.shape()))?;
-    ensure_f32(OP, &[a, out])?;
+    ensure(OP, fits && bias.is_none_or(|bias| bias.shape() == [n]), || {
+        let bias = bias.map(Tensor::shape);
+        format!("{:?} x {:?}, bias {bias:?} into {:?}", a.shape(), b.shape(), out.shape())
+    })?;
+    ensure_f32(OP, &[a, out, bias.unwrap_or(a)])?;
     ensure_weight(OP, b)?;
     if pass.is_cpu() {
-        return cpu::matmul(a, b, out);
+        cpu::matmul(a, b, out)?;
+        return cpu::epilogue(OP, bias, activation, out);
     }
     if !a.is_aligned() {
         let a = aligned(pass, a)?;
-        return matmul(pass, &a, b, out);
+        return matmul_with(pass, &a, b, epilogue, out);
     }
     if !b.is_aligned() {
         let b = aligned(pass, b)?;
-        return matmul(pass, a, &b, out);
+        return matmul_with(pass, a, &b, epilogue, out);
+    }
+    if let Some(unaligned) = bias.filter(|bias| !bias.is_aligned()) {
+        let bias = Some(&aligned(pass, unaligned)?);
+        return matmul_with(pass, a, b, Epilogue { bias, activation }, out);
     }
     if !out.is_aligned() {
-        return through(pass, out, |pass, out| matmul(pass, a, b, out));
+        return through(pass, out, |pass, out| matmul_with(pass, a, b, epilogue, out));
     }
     pass.cost(flops(m, depth, n));
     let knobs = k::matmul::Knobs::default();
     let n_quads = out.pitch() / 4;
-    let params = k::matmul::Params {
-        m: count(OP, m)?,
-        k: count(OP, depth)?,
-        x_pitch: row_quads(OP, a)?,
-        w_pitch: row_quads(OP, b)?,
-        n_quads: count(OP, n_quads)?,
-    };
     let groups = [(4 * n_quads).div_ceil(knobs.bn as usize) as u64, m.div_ceil(knobs.bm as usize) as u64, 1];
-    pass.run(&k::matmul::Args { x: a, w: b, out }, params, (knobs, k::matmul::Modes::default()), groups)
+    for part in parts(depth) {
+        let params = k::matmul::Params {
+            m: count(OP, m)?,
+            k: count(OP, part.len())?,
+            depth: count(OP, part.start)?,
+            x_pitch: row_quads(OP, a)?,
+            w_pitch: row_quads(OP, b)?,
+            n_quads: count(OP, n_quads)?,
+        };
+        let accumulate = (part.start > 0).into();
+        let Epilogue { bias, activation } = if part.end == depth { epilogue } else { Epilogue::default() };
+        let modes = k::matmul::Modes { accumulate, bias: bias.is_some().into(), activation: mode(activation) };
+        let args = k::matmul::Args { x: a, w: b, bias: bias.unwrap_or(a), out };
+        pass.run(&args, params, (knobs, modes), groups)?;
+    }
+    Ok(())
 }
 
-/// out\[b,m,n\] = scale * a\[b,m,k\] b\[b,n,k\]^T, for two or three dimensions; a two-dimensional b serves every batch.
-/// b may be f32 or f16.
+/// The number that the kernel has for an activation.
+fn mode(activation: Option<Activation>) -> u32 {
+    match activation {
+        None => 0,
+        Some(Activation::Relu) => 1,
+        Some(Activation::Gelu(Gelu::Tanh)) => 2,
+        Some(Activation::Gelu(Gelu::Exact)) => 3,
+        Some(Activation::Silu) => 4,
+    }
+}
+
+/// out\[i,j,m,n\] = scale * a\[i,j,m,k\] b\[i/r,j/s,n,k\]^T, for tensors and for [`Matrices`] within tensors. The batches of a
+/// are multiples of those of b, r and s to one, so that a matrix b serves every batch and a group of heads shares its keys;
+/// leading dimensions of 1 may be left out. b may be f32 or f16. Rows that do not start at multiples of 16 bytes, or end
+/// amid somebody else's, are copied first; f16 rows must not need it.
 ///
 /// # Errors
-/// [`Error::Shape`] if the dimensions disagree.
-pub fn matmul_transpose_b(pass: &mut Pass, a: &Tensor, b: &Tensor, scale: f32, out: &mut Tensor) -> Result<()> {
+/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree; [`Error::TooLarge`](crate::Error::TooLarge) for more than 65,535 batches on a device.
+pub fn matmul_transpose_b<'a, 'b>(
+    pass: &mut Pass,
+    a: impl Into<Matrices<'a>>,
+    b: impl Into<Matrices<'b>>,
+    scale: f32,
+    out: &mut Tensor,
+) -> Result<()> {
+    transpose_b_of(pass, &a.into(), &b.into(), scale, out)
+}
+
+fn transpose_b_of(pass: &mut Pass, a: &Matrices<'_>, b: &Matrices<'_>, scale: f32, out: &mut Tensor) -> Result<()> {
     const OP: &str = "matmul_transpose_b";
-    let batched = |t: &Tensor| match *t.shape() {
-        [rows, _] => Some((1, rows)),
-        [batches, rows, _] => Some((batches, rows)),
-        _ => None,
-    };
-    let message = || format!("{:?} x {:?} transposed into {:?}", a.shape(), b.shape(), out.shape());
-    let all = batched(a).zip(batched(b)).zip(batched(out));
-    let Some((((batches, m), (b_batches, n)), (out_batches, out_m))) = all else {
-        return Err(Error::Shape { op: OP, message: message() });
-    };
-    let shared = b.shape().len() == 2;
-    let fits = a.columns() == b.columns() && out.columns() == n && out_m == m && out_batches == batches;
-    ensure(OP, fits && (shared || b_batches == batches), message)?;
-    ensure_f32(OP, &[a, out])?;
-    ensure_weight(OP, b)?;
+    let ([outer, inner, m, depth], [b_outer, b_inner, n, b_depth]) = (a.shape(), b.shape());
+    let repeats = |of: usize, to: usize| if to == 0 { of == 0 } else { of.is_multiple_of(to) };
+    let fits = depth == b_depth && repeats(outer, b_outer) && repeats(inner, b_inner);
+    ensure(OP, fits && has_shape(out, [outer, inner, m, n]), || {
+        format!("{:?} x {:?} transposed into {:?}", a.shape(), b.shape(), out.shape())
+    })?;
+    ensure_f32(OP, &[a.tensor(), out])?;
+    ensure_weight(OP, b.tensor())?;
     if pass.is_cpu() {
         return cpu::matmul_transpose_b(a, b, scale, out);
     }
-    if !a.is_aligned() {
-        let a = aligned(pass, a)?;
-        return matmul_transpose_b(pass, &a, b, scale, out);
+    if !a.reads_quads() {
+        let a = aligned_copy(OP, pass, a)?;
+        return transpose_b_of(pass, &Matrices::from(&a), b, scale, out);
     }
-    if !b.is_aligned() {
-        let b = aligned(pass, b)?;
-        return matmul_transpose_b(pass, a, &b, scale, out);
+    if !b.reads_quads() {
+        let b = aligned_copy(OP, pass, b)?;
+        return transpose_b_of(pass, a, &Matrices::from(&b), scale, out);
     }
-    let w_batch = if shared { 0 } else { n };
-    transpose_b(pass, a, b, None, scale, (batches, m, n, w_batch), (0, out.pitch()), out)
+    transpose_b(pass, a, b, Epilogue::default(), scale, 0, out)
 }
 
-/// One dispatch of the kernel: `(batches, m, n, rows of w per batch)` and `(first column, columns to write)` of out.
-#[expect(clippy::too_many_arguments, reason = "the kernel's own parameters, used by two ops")]
+/// The dispatches of the kernel; w is the rows of a weight that make the columns of out from `column` on.
 fn transpose_b(
     pass: &mut Pass,
-    x: &Tensor,
-    w: &Tensor,
-    bias: Option<&Tensor>,
+    x: &Matrices<'_>,
+    w: &Matrices<'_>,
+    epilogue: Epilogue<'_>,
     scale: f32,
-    (batches, m, n, w_batch): (usize, usize, usize, usize),
-    (column, columns): (usize, usize),
+    column: usize,
     out: &mut Tensor,
 ) -> Result<()> {
     const OP: &str = "matmul_transpose_b";
-    pass.cost(flops(batches * m, x.columns(), n));
+    let ([outer, inner, m, depth], [w_outer, w_inner, n, _]) = (x.shape(), w.shape());
+    let batches = outer * inner;
+    pass.cost(flops(batches * m, depth, n));
+    // What exceeds 16 bits exceeds a grid too.
+    let repeats = |of: usize, to: usize| count(OP, of / to.max(1)).map(|repeats| repeats & 0xffff);
+    let quads = |elements: usize| count(OP, elements / 4);
+    let ([x_outer, x_inner, x_pitch], [w_outer_stride, w_inner_stride, w_pitch]) = (x.strides(), w.strides());
     let knobs = k::matmul_transpose_b::Knobs::default();
-    let params = k::matmul_transpose_b::Params {
-        m: count(OP, m)?,
-        n: count(OP, n)?,
-        quads: count(OP, x.columns().div_ceil(4))?,
-        x_pitch: row_quads(OP, x)?,
-        w_pitch: row_quads(OP, w)?,
-        out_pitch: count(OP, out.pitch())?,
-        column: count(OP, column)?,
-        columns: count(OP, columns)?,
-        w_batch: count(OP, w_batch)?,
-        scale,
-    };
-    let modes = k::matmul_transpose_b::Modes { bias: bias.is_some().into() };
+    // The kernel's own sum: the last columns and the zeros after them.
+    let columns = n.next_multiple_of(4).min(out.pitch() - column);
     let groups = [columns.div_ceil(knobs.bn as usize) as u64, m.div_ceil(knobs.bm as usize) as u64, batches as u64];
-    let args = k::matmul_transpose_b::Args { x, w, bias: bias.unwrap_or(x), out };
-    pass.run(&args, params, (knobs, modes), groups)
+    for part in parts(depth) {
+        let params = k::matmul_transpose_b::Params {
+            m: count(OP, m)?,
+            n: count(OP, n)?,
+            quads: count(OP, part.len().div_ceil(4))?,
+            inner: count(OP, inner)?,
+            repeats: repeats(outer, w_outer)? << 16 | repeats(inner, w_inner)?,
+            x_offset: quads(x.offset() + part.start)?,
+            x_outer: quads(x_outer)?,
+            x_inner: quads(x_inner)?,
+            x_pitch: quads(x_pitch)?,
+            w_offset: quads(w.offset() + part.start)?,
+            w_outer: quads(w_outer_stride)?,
+            w_inner: quads(w_inner_stride)?,
+            w_pitch: count(OP, w_pitch * w.dtype().bytes() / 16)?,
+            out_pitch: count(OP, out.pitch())?,
+            column: count(OP, column)?,
+            scale,
+        };
+        let accumulate = (part.start > 0).into();
+        let Epilogue { bias, activation } = if part.end == depth { epilogue } else { Epilogue::default() };
+        let modes =
+            k::matmul_transpose_b::Modes { accumulate, bias: bias.is_some().into(), activation: mode(activation) };
+        let args = k::matmul_transpose_b::Args { x: x.tensor(), w: w.tensor(), bias: bias.unwrap_or(x.tensor()), out };
+        pass.run(&args, params, (knobs, modes), groups)?;
+    }
+    Ok(())
 }
 
 /// out\[m,n\] = x\[m,k\] w\[n,k\]^T + bias\[n\]: a layer of a model. Few rows take [`matvec`], more take the tiled kernel of
 /// [`matmul_transpose_b`]; a weight in chunks takes a dispatch per chunk.
 ///
 /// # Errors
-/// [`Error::Shape`] if the dimensions disagree.
+/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree.
 pub fn linear(pass: &mut Pass, x: &Tensor, w: &Weight, bias: Option<&Tensor>, out: &mut Tensor) -> Result<()> {
+    linear_with(pass, x, w, Epilogue { bias, activation: None }, out)
+}
+
+/// [`linear`] with an activation of what it writes, in the same dispatches.
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'_>, out: &mut Tensor) -> Result<()> {
     if x.rows() <= MATVEC_ROWS || pass.is_cpu() {
-        return matvec(pass, x, w, bias, out);
+        return matvec_with(pass, x, w, epilogue, out);
     }
-    check_linear("linear", x, w, bias, out)?;
+    check_linear("linear", x, w, epilogue.bias, out)?;
     if !x.is_aligned() {
         let x = aligned(pass, x)?;
-        return linear(pass, &x, w, bias, out);
+        return linear_with(pass, &x, w, epilogue, out);
     }
-    let m = x.rows();
-    for (chunk, columns) in chunk_columns(w, out) {
-        let n = chunk.tensor.rows();
-        transpose_b(pass, x, &chunk.tensor, bias, 1.0, (1, m, n, 0), (chunk.first_row, columns), out)?;
+    // Whatever its dimensions, x is rows here.
+    let rows = x.first_rows(x.rows())?;
+    for chunk in &w.chunks {
+        transpose_b(pass, &Matrices::from(&rows), &Matrices::from(&chunk.tensor), epilogue, 1.0, chunk.first_row, out)?;
     }
     Ok(())
 }
@@ -173,12 +261,22 @@ fn chunk_columns<'a>(w: &'a Weight, out: &Tensor) -> Vec<(&'a Chunk, usize)> {
 /// plain one.
 ///
 /// # Errors
-/// [`Error::Shape`] if the dimensions disagree or m > 8.
+/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree or m > 8.
 pub fn matvec(pass: &mut Pass, x: &Tensor, w: &Weight, bias: Option<&Tensor>, out: &mut Tensor) -> Result<()> {
+    matvec_with(pass, x, w, Epilogue { bias, activation: None }, out)
+}
+
+/// [`matvec`] with an activation of what it writes, in the same dispatches.
+///
+/// # Errors
+/// As [`matvec`].
+pub fn matvec_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'_>, out: &mut Tensor) -> Result<()> {
     const OP: &str = "matvec";
+    let Epilogue { bias, activation } = epilogue;
     check_linear(OP, x, w, bias, out)?;
     if pass.is_cpu() {
-        return cpu::linear(x, w, bias, out);
+        cpu::linear(x, w, bias, out)?;
+        return cpu::epilogue(OP, None, activation, out);
     }
     let m = x.rows();
     ensure(OP, m <= MATVEC_ROWS, || format!("{m} rows of x; at most {MATVEC_ROWS}"))?;
@@ -187,7 +285,7 @@ pub fn matvec(pass: &mut Pass, x: &Tensor, w: &Weight, bias: Option<&Tensor>, ou
     }
     if !x.is_aligned() {
         let x = aligned(pass, x)?;
-        return matvec(pass, &x, w, bias, out);
+        return matvec_with(pass, &x, w, epilogue, out);
     }
     pass.cost(flops(m, w.columns(), w.rows()));
     let (subgroups, software) = pass.gpu().engine().map_or((false, false), |e| (e.subgroups, e.facts.software));
@@ -206,14 +304,14 @@ pub fn matvec(pass: &mut Pass, x: &Tensor, w: &Weight, bias: Option<&Tensor>, ou
             use k::matvec_subgroup::{Args, Knobs, Modes, Params};
             // A software adapter's subgroup is one SIMD register, and its barriers are dear.
             let knobs = if software { Knobs { wg: 8, ..Knobs::default() } } else { Knobs::default() };
-            let modes = Modes { m: m as u32, bias: bias.is_some().into() };
+            let modes = Modes { m: m as u32, bias: bias.is_some().into(), activation: mode(activation) };
             let groups = grid(columns.div_ceil(knobs.rows as usize));
             let params: Params = bytemuck::cast(params);
             pass.run(&Args { x, w, bias: bias_or_any, out }, params, (knobs, modes), groups)?;
         } else {
             use k::matvec::{Args, Knobs, Modes};
             let knobs = Knobs::default();
-            let modes = Modes { m: m as u32, bias: bias.is_some().into() };
+            let modes = Modes { m: m as u32, bias: bias.is_some().into(), activation: mode(activation) };
             let groups = grid(columns.div_ceil(knobs.rows as usize));
             pass.run(&Args { x, w, bias: bias_or_any, out }, params, (knobs, modes), groups)?;
         }

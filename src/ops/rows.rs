@@ -36,7 +36,8 @@ pub fn embed(pass: &mut Pass, rows: &Tensor, w: &Weight, positions: &Tensor, out
     if !out.is_aligned() {
         return through(pass, out, |pass, out| embed(pass, rows, w, positions, out));
     }
-    for chunk in &w.chunks {
+    // From the last, so that it would show if a chunk wrote what belongs to the one after it.
+    for chunk in w.chunks.iter().rev() {
         let params = k::embed::Params {
             m: count(OP, m)?,
             quads: row_quads(OP, out)?,
@@ -72,7 +73,8 @@ pub fn gather(pass: &mut Pass, ids: &Tensor, w: &Weight, out: &mut Tensor) -> Re
     if !out.is_aligned() {
         return through(pass, out, |pass, out| gather(pass, ids, w, out));
     }
-    for chunk in &w.chunks {
+    // From the last, so that it would show if a chunk wrote what belongs to the one after it.
+    for chunk in w.chunks.iter().rev() {
         let params = k::gather::Params {
             m: count(OP, m)?,
             quads: row_quads(OP, out)?,

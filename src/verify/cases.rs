@@ -2,6 +2,8 @@
 //! does not.
 
 mod attention;
+mod batched;
+mod cast;
 mod elementwise;
 mod layout;
 mod norms;
@@ -50,10 +52,12 @@ impl Table {
 pub fn cases() -> Vec<Case> {
     let mut table = Table::default();
     products::products(&mut table);
+    batched::batched_products(&mut table);
     attention::attentions(&mut table);
     norms::norms(&mut table);
     elementwise::elementwise(&mut table);
     reduce::reduces(&mut table);
+    cast::casts(&mut table);
     rows::rows(&mut table);
     layout::layout(&mut table);
     table.0

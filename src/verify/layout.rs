@@ -15,7 +15,7 @@ pub(crate) fn transpose(
     let shape = |rows: usize, columns: usize| batches.into_iter().chain([rows, columns]).collect::<Vec<usize>>();
     let count = batches.unwrap_or(1);
     let x: Vec<u32> = (0..count * m * n).map(|_| inputs.below(1 << 32) as u32).collect();
-    let x_tensor = bench.in_out(&x, &shape(m, n), dtype)?.tensor;
+    let x_tensor = bench.either(&mut inputs).in_out(&x, &shape(m, n), dtype)?.tensor;
     let mut out = bench.output(&shape(n, m), dtype)?;
     bench.run(|pass| ops::transpose(pass, &x_tensor, &mut out.tensor))?;
     compare_words("out", &bench.read(&out)?, &reference::transpose(&x, (count, m, n)), m)

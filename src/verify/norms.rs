@@ -39,7 +39,7 @@ pub(crate) fn layer_norm(bench: &mut Bench<'_>, case: &Norm, mut inputs: Inputs)
     let &Norm { m, n, eps, first_row, .. } = case;
     let x = case.draw(&mut inputs);
     let (weight, bias) = (inputs.uniform(n), inputs.uniform(n));
-    let x_tensor = case.among_others(bench, &x)?;
+    let x_tensor = case.among_others(&bench.either(&mut inputs), &x)?;
     let (w_tensor, b_tensor) = (bench.input(&weight, &[n])?, bench.input(&bias, &[n])?);
     let mut out = bench.output(&[m, n], DType::F32)?;
     bench.run(|pass| ops::layer_norm(pass, (&x_tensor, first_row), &w_tensor, &b_tensor, eps, &mut out.tensor))?;
@@ -70,8 +70,8 @@ pub(crate) fn add_layer_norm(bench: &mut Bench<'_>, case: &Norm, mut inputs: Inp
     let y: Vec<f32> = if case.constant { vec![0.5; m * n] } else { inputs.uniform(m * n) };
     let y: Vec<f32> = y.into_iter().map(coarse).collect();
     let (weight, bias) = (inputs.uniform(n), inputs.uniform(n));
-    let mut x_tensor = bench.in_out(bytemuck::cast_slice(&x), &[m, n], DType::F32)?;
-    let y_tensor = bench.input(&y, &[m, n])?;
+    let mut x_tensor = bench.either(&mut inputs).in_out(bytemuck::cast_slice(&x), &[m, n], DType::F32)?;
+    let y_tensor = bench.either(&mut inputs).input(&y, &[m, n])?;
     let (w_tensor, b_tensor) = (bench.input(&weight, &[n])?, bench.input(&bias, &[n])?);
     let mut out = bench.output(&[m, n], DType::F32)?;
     bench.run(|pass| {
@@ -87,7 +87,7 @@ pub(crate) fn add_layer_norm(bench: &mut Bench<'_>, case: &Norm, mut inputs: Inp
 pub(crate) fn rms_norm(bench: &mut Bench<'_>, case: &Norm, mut inputs: Inputs) -> Result<f64, Stop> {
     let &Norm { m, n, eps, first_row, .. } = case;
     let (x, weight) = (case.draw(&mut inputs), inputs.uniform(n));
-    let (x_tensor, w_tensor) = (case.among_others(bench, &x)?, bench.input(&weight, &[n])?);
+    let (x_tensor, w_tensor) = (case.among_others(&bench.either(&mut inputs), &x)?, bench.input(&weight, &[n])?);
     let mut out = bench.output(&[m, n], DType::F32)?;
     bench.run(|pass| ops::rms_norm(pass, (&x_tensor, first_row), &w_tensor, eps, &mut out.tensor))?;
     let truth = reference::rms_norm(&x, &weight, eps);

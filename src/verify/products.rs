@@ -4,6 +4,7 @@ use super::bounds;
 use super::inputs::{Fill, Inputs};
 use super::runner::{Bench, Stop, compare, stored};
 use crate::kernel::Format;
+use crate::reference::Activation;
 use crate::tensor::DType;
 use crate::{ops, reference};
 
@@ -16,6 +17,7 @@ pub(crate) struct Product {
     pub(crate) format: Format,
     pub(crate) fill: Fill,
     pub(crate) bias: bool,
+    pub(crate) activation: Option<Activation>,
     pub(crate) scale: f32,
     /// 0: two dimensions.
     pub(crate) batches: usize,
@@ -26,8 +28,8 @@ pub(crate) struct Product {
 
 impl Product {
     pub(crate) fn new((m, k, n): (usize, usize, usize), format: Format, fill: Fill) -> Product {
-        let (bias, scale, batches, shared, rows_per_chunk) = (false, 1.0, 0, false, None);
-        Product { m, k, n, format, fill, bias, scale, batches, shared, rows_per_chunk }
+        let (bias, activation, scale, batches, shared, rows_per_chunk) = (false, None, 1.0, 0, false, None);
+        Product { m, k, n, format, fill, bias, activation, scale, batches, shared, rows_per_chunk }
     }
 
     fn shape(&self) -> (usize, usize, usize) {
@@ -39,26 +41,42 @@ impl Product {
         self.bias.then(|| inputs.fill(self.fill, self.n, self.n))
     }
 
-    /// Compares with the truth; `magnitude` is |scale| |a| |b| + |bias|.
-    fn check(&self, got: &[f32], truth: &[f64], magnitude: &[f64]) -> Result<f64, Stop> {
-        let exact = self.fill == Fill::Integers;
-        let bound = |i: usize| if exact { 0.0 } else { bounds::product(self.k, magnitude[i]) };
-        let worst = compare(got, truth, self.n, bound)?;
-        if self.fill == Fill::Uniform && truth.len() >= 64 && self.k > 0 {
-            let squares = |of: &mut dyn Iterator<Item = f64>| of.map(|v| v * v).sum::<f64>().sqrt();
-            let error = squares(&mut got.iter().zip(truth).map(|(&got, truth)| f64::from(got) - truth));
-            let relative = error / squares(&mut truth.iter().copied());
-            let limit = bounds::statistical(self.k);
-            if relative > limit {
-                let message = format!("every element is within its bound, but the 2-norm of the error, {relative:.2e}");
-                return Err(Stop::Failed(format!("{message}, is more than rounding makes of it, {limit:.2e}")));
-            }
+    /// Compares with the activation of z, the product and the bias; `magnitude` is |scale| |a| |b| + |bias|.
+    fn check(&self, got: &[f32], z: &[f64], magnitude: &[f64]) -> Result<f64, Stop> {
+        if self.activation.is_none() {
+            return check(self.fill, (self.k, self.n), got, z, magnitude);
         }
-        Ok(worst)
+        let truth = reference::epilogue(z, None, self.activation, self.n);
+        let error = |i: usize| if self.fill == Fill::Integers { 0.0 } else { bounds::product(self.k, magnitude[i]) };
+        compare(got, &truth, self.n, |i| bounds::activated(self.activation, error(i), z[i], truth[i]))
     }
 }
 
-fn magnitudes(values: &[f32]) -> Vec<f32> {
+/// Compares products over k, in rows of n, with the truth; `magnitude` is |scale| |a| |b| + |bias|, not looked at where
+/// integers are exact.
+pub(super) fn check(
+    fill: Fill,
+    (k, n): (usize, usize),
+    got: &[f32],
+    truth: &[f64],
+    magnitude: &[f64],
+) -> Result<f64, Stop> {
+    let exact = fill == Fill::Integers;
+    let worst = compare(got, truth, n, |i| if exact { 0.0 } else { bounds::product(k, magnitude[i]) })?;
+    if fill == Fill::Uniform && truth.len() >= 64 && k > 0 {
+        let squares = |of: &mut dyn Iterator<Item = f64>| of.map(|v| v * v).sum::<f64>().sqrt();
+        let error = squares(&mut got.iter().zip(truth).map(|(&got, truth)| f64::from(got) - truth));
+        let relative = error / squares(&mut truth.iter().copied());
+        let limit = bounds::statistical(k);
+        if relative > limit {
+            let message = format!("every element is within its bound, but the 2-norm of the error, {relative:.2e}");
+            return Err(Stop::Failed(format!("{message}, is more than rounding makes of it, {limit:.2e}")));
+        }
+    }
+    Ok(worst)
+}
+
+pub(super) fn magnitudes(values: &[f32]) -> Vec<f32> {
     values.iter().map(|v| v.abs()).collect()
 }
 
@@ -67,11 +85,15 @@ pub(crate) fn matmul(bench: &mut Bench<'_>, case: &Product, mut inputs: Inputs) 
     let a = inputs.fill(case.fill, m * k, k);
     let b = stored(inputs.fill(case.fill, k * n, n), case.format);
     let (x, w) = (bench.input(&a, &[m, k])?, bench.matrix(&b, &[k, n], case.format)?);
+    let bias = case.draw_bias(&mut inputs);
+    let bias_tensor = bias.as_ref().map(|bias| bench.input(bias, &[n])).transpose()?;
     let mut out = bench.output(&[m, n], DType::F32)?;
-    bench.run(|pass| ops::matmul(pass, &x, &w, &mut out.tensor))?;
-    let truth = reference::matmul(&a, &b, case.shape());
+    let epilogue = ops::Epilogue { bias: bias_tensor.as_ref(), activation: case.activation };
+    bench.run(|pass| ops::matmul_with(pass, &x, &w, epilogue, &mut out.tensor))?;
+    let z = reference::epilogue(&reference::matmul(&a, &b, case.shape()), bias.as_deref(), None, n);
     let magnitude = reference::matmul(&magnitudes(&a), &magnitudes(&b), case.shape());
-    case.check(&bench.read_f32(&out)?, &truth, &magnitude)
+    let magnitude = reference::epilogue(&magnitude, bias.as_deref().map(magnitudes).as_deref(), None, n);
+    case.check(&bench.read_f32(&out)?, &z, &magnitude)
 }
 
 pub(crate) fn matmul_transpose_b(bench: &mut Bench<'_>, case: &Product, mut inputs: Inputs) -> Result<f64, Stop> {
@@ -102,21 +124,16 @@ pub(crate) fn matmul_transpose_b(bench: &mut Bench<'_>, case: &Product, mut inpu
 }
 
 pub(crate) fn linear(bench: &mut Bench<'_>, case: &Product, inputs: Inputs) -> Result<f64, Stop> {
-    layer(bench, case, inputs, ops::linear)
+    layer(bench, case, inputs, ops::linear_with)
 }
 
 pub(crate) fn matvec(bench: &mut Bench<'_>, case: &Product, inputs: Inputs) -> Result<f64, Stop> {
-    layer(bench, case, inputs, ops::matvec)
+    layer(bench, case, inputs, ops::matvec_with)
 }
 
-/// [`ops::linear`] and [`ops::matvec`].
-type Layer = fn(
-    &mut crate::Pass,
-    &crate::Tensor,
-    &crate::Weight,
-    Option<&crate::Tensor>,
-    &mut crate::Tensor,
-) -> crate::Result<()>;
+/// [`ops::linear_with`] and [`ops::matvec_with`].
+type Layer =
+    fn(&mut crate::Pass, &crate::Tensor, &crate::Weight, ops::Epilogue<'_>, &mut crate::Tensor) -> crate::Result<()>;
 
 fn layer(bench: &mut Bench<'_>, case: &Product, mut inputs: Inputs, op: Layer) -> Result<f64, Stop> {
     let (m, k, n) = case.shape();
@@ -127,7 +144,8 @@ fn layer(bench: &mut Bench<'_>, case: &Product, mut inputs: Inputs, op: Layer) -
     let w = bench.weight(&b, (n, k), case.format, case.rows_per_chunk)?;
     let bias_tensor = bias.as_ref().map(|bias| bench.input(bias, &[n])).transpose()?;
     let mut out = bench.output(&[m, n], DType::F32)?;
-    bench.run(|pass| op(pass, &x, &w, bias_tensor.as_ref(), &mut out.tensor))?;
+    let epilogue = ops::Epilogue { bias: bias_tensor.as_ref(), activation: case.activation };
+    bench.run(|pass| op(pass, &x, &w, epilogue, &mut out.tensor))?;
     let truth = reference::matvec(&a, &b, bias.as_deref(), case.shape());
     let bias = bias.as_deref().map(magnitudes);
     let magnitude = reference::matvec(&magnitudes(&a), &magnitudes(&b), bias.as_deref(), case.shape());

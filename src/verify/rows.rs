@@ -92,7 +92,7 @@ pub(crate) fn rope(bench: &mut Bench<'_>, case: &Turning, mut inputs: Inputs) ->
     };
     let rows: Vec<Row> = (0..m).map(row).collect();
     let rows_tensor = bench.input_u32(bytemuck::cast_slice(&rows), &[m, 4])?;
-    let table_tensor = bench.input(&table, &[positions, rotary_dim])?;
+    let table_tensor = bench.either(&mut inputs).input(&table, &[positions, rotary_dim])?;
     let mut tensor = bench.in_out(bytemuck::cast_slice(&x), &[m, columns], DType::F32)?;
     bench.run(|pass| ops::rope(pass, &rows_tensor, &table_tensor, &mut tensor.tensor, &shape))?;
     let truth = reference::rope(&rows, &table, &x, columns, &shape);
@@ -152,7 +152,7 @@ pub(crate) fn argmax(
             Hidden::Infinite | Hidden::NaN => *v,
         };
     }
-    let x_tensor = bench.input(&x, &[m, n])?;
+    let x_tensor = bench.either(&mut inputs).input(&x, &[m, n])?;
     let mut out = bench.output(&[m, 2], DType::U32)?;
     bench.run(|pass| ops::argmax(pass, &x_tensor, &mut out.tensor))?;
     let mut got = bench.read(&out)?;

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::Layout;
+use super::inputs::Inputs;
 use crate::error::Error;
 use crate::gpu::GpuCompute;
 use crate::kernel::Format;
@@ -56,6 +57,11 @@ impl<'a> Bench<'a> {
     /// The same place with the other layout of operands.
     pub(crate) fn with_layout(&self, layout: Layout) -> Bench<'a> {
         Bench::new(self.gpu, layout)
+    }
+
+    /// The same place for an operand that lies one way or the other: where all lie alike, one pitch may pass for another.
+    pub(crate) fn either(&self, inputs: &mut Inputs) -> Bench<'a> {
+        self.with_layout([Layout::Padded, Layout::Dense][inputs.below(2)])
     }
 
     pub(crate) fn into_kernels(self) -> BTreeSet<&'static str> {

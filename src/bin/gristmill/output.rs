@@ -68,7 +68,10 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
 pub(crate) fn backend_line(gpu: &GpuCompute) -> String {
     match gpu.adapter() {
         Some(adapter) => format!("gpu: {adapter}"),
-        None => format!("cpu: reference loops, slow ({})", gpu.reason()),
+        None => match rayon::current_num_threads() {
+            1 => format!("cpu: 1 thread ({})", gpu.reason()),
+            threads => format!("cpu: {threads} threads ({})", gpu.reason()),
+        },
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Table;
 use crate::kernel::Format;
+use crate::reference::{Activation, Gelu};
 use crate::verify::inputs::{Fill, Inputs};
 use crate::verify::products::{Product, linear, matmul, matmul_transpose_b, matvec};
 use crate::verify::runner::{Bench, Stop};
@@ -43,7 +44,7 @@ type RunProduct = fn(&mut Bench<'_>, &Product, Inputs) -> Result<f64, Stop>;
 
 /// One product, named by all that it is.
 fn product(table: &mut Table, op: &'static str, class: &'static str, case: Product, run: RunProduct) {
-    let Product { m, k, n, format, fill, bias, scale, batches, shared, rows_per_chunk } = case;
+    let Product { m, k, n, format, fill, bias, activation, scale, batches, shared, rows_per_chunk } = case;
     let mut detail = format!("m={m},k={k},n={n} {} {}", format.name(), format!("{fill:?}").to_lowercase());
     for (said, word) in [
         (bias, " bias".to_owned()),
@@ -52,6 +53,9 @@ fn product(table: &mut Table, op: &'static str, class: &'static str, case: Produ
         (shared, " shared".to_owned()),
     ] {
         detail += if said { &word } else { "" };
+    }
+    if let Some(activation) = activation {
+        detail += &format!(" {}", format!("{activation:?}").to_lowercase());
     }
     if let Some(rows) = rows_per_chunk {
         detail += &format!(" chunk={rows}");
@@ -91,6 +95,34 @@ fn matmuls(table: &mut Table) {
         product(table, "matmul", "GPT-2", Product::new(shape, format, Fill::Uniform), matmul);
     }
     product(table, "matmul", "deep", Product::new((3, 16384, 5), Format::F32, Fill::Uniform), matmul);
+    product(table, "matmul", "deep", Product::new((2, 65_588, 3), Format::F16, Fill::Integers), matmul);
+    let shapes = [(1, 1, 1), (5, 7, 9), (33, 17, 65), (65, 64, 3), (70, 130, 129), (9, 768, 34), (6, 0, 5), (0, 4, 4)];
+    epilogues(table, "matmul", matmul, &shapes, None);
+    epilogues(table, "matmul", matmul, &[(2, 16_400, 5)], None);
+}
+
+/// Bias and activation, together and, at every other shape, alone. Of a product over one or no element the activation sees
+/// small numbers, of one over many large ones.
+fn epilogues(
+    table: &mut Table,
+    op: &'static str,
+    run: RunProduct,
+    shapes: &[(usize, usize, usize)],
+    rows_per_chunk: Option<usize>,
+) {
+    let (tanh, exact) = (Activation::Gelu(Gelu::Tanh), Activation::Gelu(Gelu::Exact));
+    for (i, &shape) in shapes.iter().enumerate() {
+        // One format to an activation: the driver compiles each pair anew.
+        for (j, activation) in [Activation::Relu, tanh, exact, Activation::Silu].into_iter().enumerate() {
+            for fill in [Fill::Integers, Fill::Uniform, Fill::Outliers] {
+                let base = Product::new(shape, Format::ALL[j % 2], fill);
+                let case = Product { bias: i % 2 == 0, activation: Some(activation), rows_per_chunk, ..base };
+                product(table, op, "activation", case, run);
+            }
+        }
+        let base = Product::new(shape, Format::F32, Fill::Outliers);
+        product(table, op, "bias", Product { bias: true, rows_per_chunk, ..base }, run);
+    }
 }
 
 fn transposed(table: &mut Table) {
@@ -117,9 +149,12 @@ fn transposed(table: &mut Table) {
         product(table, OP, "GPT-2", Product::new(shape, format, Fill::Uniform), matmul_transpose_b);
     }
     product(table, OP, "deep", Product::new((3, 16384, 5), Format::F16, Fill::Uniform), matmul_transpose_b);
+    product(table, OP, "deep", Product::new((2, 65_588, 3), Format::F32, Fill::Integers), matmul_transpose_b);
 }
 
 fn linears(table: &mut Table) {
+    epilogues(table, "linear", linear, &[(9, 1, 3), (33, 17, 65), (66, 64, 5), (12, 0, 6), (9, 16_400, 5)], None);
+    epilogues(table, "linear", linear, &[(10, 20, 17)], Some(8));
     let shapes: Vec<_> = odd_shapes().filter(|(m, _, _)| *m > 3).collect();
     common(table, "linear", linear, &shapes, true);
     // Chunks of 4, 8 and 64 rows, the last of them short.
@@ -141,6 +176,8 @@ fn linears(table: &mut Table) {
 }
 
 fn matvecs(table: &mut Table) {
+    epilogues(table, "matvec", matvec, &[(1, 1, 1), (3, 33, 7), (1, 64, 66), (3, 0, 5)], None);
+    epilogues(table, "matvec", matvec, &[(1, 20, 9)], Some(4));
     // Every number of rows, at every odd k and n.
     let shapes: Vec<_> = odd_shapes().enumerate().map(|(i, (_, k, n))| (i % 8 + 1, k, n)).collect();
     common(table, "matvec", matvec, &shapes, true);
