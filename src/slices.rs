@@ -30,7 +30,7 @@ impl GpuCompute {
     /// [`Error::Shape`] if the lengths are not m k and k n; [`Error::TooLarge`] if a matrix is over a binding.
     pub fn matmul(&self, a: &[f32], b: &[f32], m: usize, k: usize, n: usize) -> Result<Vec<f32>> {
         const OP: &str = "matmul";
-        let (a, b) = (self.matrix(OP, a, [m, k])?, self.matrix(OP, b, [k, n])?);
+        let (a, b) = self.matrices(OP, (a, [m, k]), (b, [k, n]))?;
         self.once(&[m, n], |pass, out| ops::matmul(pass, &a, &b, out))
     }
 
@@ -40,7 +40,7 @@ impl GpuCompute {
     /// [`Error::Shape`] if the lengths are not m k and n k; [`Error::TooLarge`] if a matrix is over a binding.
     pub fn matmul_transpose_b(&self, a: &[f32], b: &[f32], m: usize, k: usize, n: usize) -> Result<Vec<f32>> {
         const OP: &str = "matmul_transpose_b";
-        let (a, b) = (self.matrix(OP, a, [m, k])?, self.matrix(OP, b, [n, k])?);
+        let (a, b) = self.matrices(OP, (a, [m, k]), (b, [n, k]))?;
         self.once(&[m, n], |pass, out| ops::matmul_transpose_b(pass, &a, &b, 1.0, out))
     }
 
@@ -110,11 +110,15 @@ impl GpuCompute {
         bound.clamp(4, PIECE)
     }
 
-    fn matrix(&self, op: &'static str, data: &[f32], shape: [usize; 2]) -> Result<Tensor> {
-        if shape[0].checked_mul(shape[1]) != Some(data.len()) {
-            return Err(Error::Shape { op, message: format!("{} elements for {shape:?}", data.len()) });
+    /// Both operands of a product, uploaded once the lengths of both are right.
+    fn matrices(&self, op: &'static str, a: (&[f32], [usize; 2]), b: (&[f32], [usize; 2])) -> Result<(Tensor, Tensor)> {
+        for (data, [rows, columns]) in [a, b] {
+            if rows.checked_mul(columns) != Some(data.len()) {
+                let message = format!("{} elements for [{rows}, {columns}]", data.len());
+                return Err(Error::Shape { op, message });
+            }
         }
-        self.tensor(data, &shape)
+        Ok((self.tensor(a.0, &a.1)?, self.tensor(b.0, &b.1)?))
     }
 
     /// What an op writes, read back.

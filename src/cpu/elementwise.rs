@@ -152,3 +152,28 @@ fn gelu_exact(v: f32) -> f32 {
     let y = v * if v < 0.0 { tail } else { 1.0 - tail };
     if v < -13.0 { 0.0 } else { y }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::exp;
+
+    /// Every x of [-100, 88] whose lowest 8 bits are zero, and those around the end of the normal range.
+    #[test]
+    fn exp_is_within_two_ulp() {
+        let ends = (-87.34f32).to_bits();
+        let all = (0..=(-100.0f32).to_bits() >> 8).map(|high| high << 8);
+        let all = all.filter(|&bits| f32::from_bits(bits) <= 88.0);
+        let mut worst = 0.0f64;
+        for x in all.chain(ends - 2000..ends).map(f32::from_bits) {
+            let (got, truth) = (f64::from(exp(x)), f64::from(x).exp());
+            if truth < f64::from(f32::MIN_POSITIVE) {
+                assert!(got <= 1.001 * f64::from(f32::MIN_POSITIVE), "exp({x}) is {got}");
+            } else {
+                worst = worst.max((got - truth).abs() / truth / f64::from(f32::EPSILON));
+            }
+        }
+        assert!(worst <= 2.0, "{worst} ULP");
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(-1e30), 0.0);
+    }
+}

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::elementwise::exp;
 use super::{MIN_LEN, floats, floats_mut, lock};
 use crate::error::Result;
 use crate::tensor::Tensor;
@@ -160,54 +161,11 @@ fn exps(row: &mut [f32], of: impl Fn(f32) -> f32, then: impl Fn(&mut f32, f32)) 
     lanes.iter().sum()
 }
 
-/// exp(x) for x <= 0, within 2 ULP; 0 where it is below the normal range. Without a branch or a call, unlike `f32::exp`, so
-/// that a loop over it becomes vector code.
-#[inline(always)]
-fn exp(x: f32) -> f32 {
-    /// The logarithm of the smallest normal number.
-    const LOWEST: f32 = -87.336_54;
-    /// 1.5 * 2^23: a small number added to it is rounded to an integer, which is then in the low bits.
-    const ROUND: f32 = 12_582_912.0;
-    /// ln 2 in two parts; the first has nine bits, so that its products with exponents are exact.
-    const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
-    /// 1 / 2!, 1 / 3!, ..: the seventh power of ln 2 / 2 over 7! is still half an ULP, the eighth over 8! a twentieth.
-    const TAYLOR: [f32; 6] = [1.0 / 2.0, 1.0 / 6.0, 1.0 / 24.0, 1.0 / 120.0, 1.0 / 720.0, 1.0 / 5040.0];
-    let clamped = if x > LOWEST { x } else { LOWEST };
-    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
-    let power = shifted - ROUND;
-    let r = clamped - power * LN_2[0] - power * LN_2[1];
-    let [c2, c3, c4, c5, c6, c7] = TAYLOR;
-    let tail = ((((c7 * r + c6) * r + c5) * r + c4) * r + c3) * r + c2;
-    let value = tail * r * r + r + 1.0;
-    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
-    if x < LOWEST { 0.0 } else { value * scale }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::exp;
     use crate::error::Error;
     use crate::gpu::{ComputeBackend, GpuCompute, Options};
     use crate::ops;
-
-    /// Every x of [-100, 0] whose lowest 8 bits are zero, and those around the end of the normal range.
-    #[test]
-    fn exp_is_within_two_ulp() {
-        let ends = (-87.34f32).to_bits();
-        let all = (0..=(-100.0f32).to_bits() >> 8).map(|high| high << 8).filter(|bits| bits >> 31 == 1);
-        let mut worst = 0.0f64;
-        for x in all.chain(ends - 2000..ends).map(f32::from_bits) {
-            let (got, truth) = (f64::from(exp(x)), f64::from(x).exp());
-            if truth < f64::from(f32::MIN_POSITIVE) {
-                assert!(got <= 1.001 * f64::from(f32::MIN_POSITIVE), "exp({x}) is {got}");
-            } else {
-                worst = worst.max((got - truth).abs() / truth / f64::from(f32::EPSILON));
-            }
-        }
-        assert!(worst <= 2.0, "{worst} ULP");
-        assert_eq!(exp(0.0), 1.0);
-        assert_eq!(exp(-1e30), 0.0);
-    }
 
     /// As a device does, which records nothing.
     #[test]
