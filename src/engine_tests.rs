@@ -472,3 +472,26 @@ fn a_plan_keeps_its_scratch() {
         },
     );
 }
+
+#[test]
+fn idle_is_when_the_last_submission_is_done() {
+    with_engine(
+        |_| (),
+        |gpu, script| {
+            let ones = || gpu.tensor(&[1.0; 16], &[4, 4]).unwrap();
+            let (mut x, y) = (ones(), ones());
+            let mut pass = gpu.pass();
+            ops::add(&mut pass, &mut x, &y).unwrap();
+            script.close_gate();
+            // Nothing of it is read back: the fence alone says when it is done.
+            pass.submit().unwrap();
+            std::thread::scope(|scope| {
+                let waiter = scope.spawn(|| gpu.wait_idle());
+                std::thread::sleep(SHORT);
+                assert!(!waiter.is_finished());
+                script.open_gate();
+                waiter.join().unwrap().unwrap();
+            });
+        },
+    );
+}

@@ -9,6 +9,8 @@ use crate::engine_tests::when_ready;
 use crate::error::Error;
 use crate::faults::{MapFault, PATIENCE, Product, SHORT, eventually, refused, with_engine};
 use crate::gpu::GpuCompute;
+use crate::kernel::{Edit, File};
+use crate::ops;
 use crate::result::{AsyncGpuResult, lock};
 
 fn out_of_memory() -> Error {
@@ -355,6 +357,38 @@ fn the_deadline_runs_from_the_last_completion_or_from_the_first_work() {
                 product.expect(result);
             }
             script.open_gate();
+        },
+    );
+}
+
+#[test]
+fn a_kernel_that_does_not_compile_is_an_error_and_no_more() {
+    with_engine(
+        |_| (),
+        |gpu, _| {
+            let product = Product::new(&gpu, 16);
+            let kernel = &crate::kernels::relu::KERNEL;
+            let at = kernel.source.find("max(").unwrap();
+            let edit =
+                Edit { file: File::Kernel(kernel.index), span: at..at + 3, text: "nothing_of_this_name".to_owned() };
+            gpu.engine().unwrap().cache.set_edit(edit);
+            let mut x = gpu.zeros(&[4, 4]).unwrap();
+            let outcome = ops::relu(&mut gpu.pass(), &mut x);
+            assert!(matches!(outcome, Err(Error::Validation { .. })), "{outcome:?}");
+            product.check(&gpu);
+        },
+    );
+}
+
+#[test]
+fn zeros_are_zero_in_a_buffer_that_was_used() {
+    with_engine(
+        |_| (),
+        |gpu, _| {
+            drop(gpu.tensor(&[1.0; 250], &[25, 10]).unwrap());
+            let zeros = gpu.zeros(&[25, 10]).unwrap();
+            assert_eq!(gpu.pool_stats().hits, 1);
+            assert_eq!(gpu.read::<f32>(&zeros).unwrap(), [0.0; 250]);
         },
     );
 }
