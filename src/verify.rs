@@ -164,12 +164,12 @@ impl Report {
     }
 }
 
-/// Runs every case whose name contains `filter`, and calls `progress` after each with how long it took.
-pub fn run(gpu: &GpuCompute, filter: Option<&str>, mut progress: impl FnMut(&Case, &Outcome, Duration)) -> Report {
+/// Runs every case, or those of one op, and calls `progress` after each with how long it took.
+pub fn run(gpu: &GpuCompute, op: Option<&str>, mut progress: impl FnMut(&Case, &Outcome, Duration)) -> Report {
     let start = Instant::now();
     let backend = gpu.adapter().map_or_else(|| "CPU backend".to_owned(), ToString::to_string);
     let mut report = Report { backend, ops: Vec::new(), failures: Vec::new(), skips: Vec::new(), seconds: 0.0 };
-    for case in cases().iter().filter(|case| filter.is_none_or(|part| case.name.contains(part))) {
+    for case in cases().iter().filter(|case| op.is_none_or(|op| case.op == op)) {
         let before = Instant::now();
         let (outcome, kernels) = execute(gpu, case, Layout::Padded);
         progress(case, &outcome, before.elapsed());

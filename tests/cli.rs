@@ -150,7 +150,11 @@ fn windows_cover_every_token_once() {
         let parts = nll(ctx);
         let first = ctx.parse::<usize>().expect("a number") - 1;
         assert_eq!(parts.len(), whole.len(), "{ctx}");
-        assert_eq!(parts[..first.min(59)], whole[..first.min(59)], "{ctx}");
+        // Windows of other lengths are products of other shapes, which may add up in another order.
+        for (i, (part, whole)) in parts.iter().zip(&whole).take(first.min(59)).enumerate() {
+            let (part, whole) = (part.as_f64().expect("a number"), whole.as_f64().expect("a number"));
+            assert!((part - whole).abs() < 1e-5, "{ctx}: token {i}: {part}, not {whole}");
+        }
     }
 }
 
@@ -186,7 +190,8 @@ fn text_goes_to_stdout_and_facts_to_stderr() {
     let output = gristmill(&[&place[..], &["--tokens", &prompt]].concat());
     assert_eq!(String::from_utf8_lossy(&output.stdout), "15 55 55 55\n");
     let facts = stderr(&output);
-    assert!(facts.starts_with("cpu: ") && facts.contains("thread") && facts.contains("(asked for)"), "{facts}");
+    let is_facts = |line: &str| line.starts_with("cpu: ") && line.contains("thread") && line.contains("(asked for)");
+    assert!(facts.lines().any(is_facts), "{facts}");
     let document: Value = serde_json::from_slice(&fs::read(out).expect("--out was written")).expect("JSON");
     assert_eq!(ids(&document["tokens"]), "15,55,55,55");
 }

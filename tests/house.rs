@@ -286,7 +286,7 @@ fn functions(text: &str) -> Vec<(String, usize, usize)> {
     let (mut found, mut open): (Vec<_>, Vec<(String, usize, i32)>) = (Vec::new(), Vec::new());
     let (mut depth, mut pending) = (0i32, None);
     for (number, line) in code(text) {
-        let line = line.replace("'{'", "").replace("'}'", "");
+        let line = ["'{'", "'}'", "\"{\"", "\"}\""].iter().fold(line.to_owned(), |line, brace| line.replace(brace, ""));
         let after = line.split_once("fn ").filter(|(before, _)| before.split(' ').all(is_qualifier));
         if let Some((name, _)) = after.and_then(|(_, rest)| rest.split_once(['(', '<'])) {
             pending = Some((name.to_owned(), number));

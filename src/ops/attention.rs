@@ -8,7 +8,7 @@ use crate::pass::Pass;
 use crate::reference::Attention;
 use crate::tensor::{DType, Tensor};
 
-/// Attention of `rows` (\[m,4\] words, see [`Row`]) over a key-value cache. `qkv` is \[m, (heads + 2 kv_heads) head_dim\];
+/// Attention of `rows` (\[m,4\] words, see [`Row`](crate::ops::Row)) over a key-value cache. `qkv` is \[m, (heads + 2 kv_heads) head_dim\];
 /// its keys and values are appended to `keys` and `values`, \[slots * context, kv_heads * head_dim\]; `out` is
 /// \[m, heads * head_dim\]. The caller vouches for slots and positions.
 ///

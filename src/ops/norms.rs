@@ -10,7 +10,7 @@ use crate::tensor::Tensor;
 /// out\[m,n\] = layer norm of rows `first_row..first_row + m` of x, times weight\[n\], plus bias\[n\].
 ///
 /// # Errors
-/// [`Error::Shape`] if the dimensions disagree.
+/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree.
 pub fn layer_norm(
     pass: &mut Pass,
     (x, first_row): (&Tensor, usize),

@@ -11,7 +11,7 @@ use crate::tensor::{DType, Tensor, Weight};
 /// out\[r\] = w\[token of r\] + positions\[position of r\]. The caller vouches for tokens and positions.
 ///
 /// # Errors
-/// [`Error::Shape`] if the dimensions disagree.
+/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree.
 pub fn embed(pass: &mut Pass, rows: &Tensor, w: &Weight, positions: &Tensor, out: &mut Tensor) -> Result<()> {
     const OP: &str = "embed";
     let (m, columns) = (out.rows(), out.columns());
@@ -149,7 +149,7 @@ pub fn rope(pass: &mut Pass, rows: &Tensor, table: &Tensor, x: &mut Tensor, shap
 /// infinite.
 ///
 /// # Errors
-/// [`Error::Shape`] if the dimensions disagree or n = 0.
+/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree or n = 0.
 pub fn argmax(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
     const OP: &str = "argmax";
     let (m, n) = (x.rows(), x.columns());
@@ -167,7 +167,7 @@ pub fn argmax(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
 /// The next step's rows: the token that [`argmax`] picked, one position on.
 ///
 /// # Errors
-/// [`Error::Shape`] if the dimensions disagree.
+/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree.
 pub fn advance(pass: &mut Pass, picked: &Tensor, rows: &mut Tensor) -> Result<()> {
     const OP: &str = "advance";
     let m = rows.rows();

@@ -42,9 +42,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
         return support(args, count);
     }
     let gpu = args.place.open(Backend::Gpu)?;
-    // A case's name begins with its operation's.
-    let filter = args.op.as_ref().map(|op| format!("{op} "));
-    let report = run_cases(&gpu, filter.as_deref(), count);
+    let report = run_cases(&gpu, args.op.as_deref(), count);
     if !args.form.json {
         print(&lines(&report))?;
     }
@@ -65,10 +63,10 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
 }
 
 /// Runs the cases behind a progress bar.
-fn run_cases(gpu: &GpuCompute, filter: Option<&str>, count: usize) -> Report {
+fn run_cases(gpu: &GpuCompute, op: Option<&str>, count: usize) -> Report {
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} cases, {msg}");
     let bar = ProgressBar::new(count as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let report = verify::run(gpu, filter, |case, _, _| {
+    let report = verify::run(gpu, op, |case, _, _| {
         bar.set_message(case.op);
         bar.inc(1);
     });

@@ -468,7 +468,7 @@ mod tests {
         let variance: Vec<String> = of(source).into_iter().filter(|line| line.starts_with("variance")).collect();
         let [line] = variance.as_slice() else { panic!("{variance:?}") };
         let (_, text) = line.split_once("-> ").unwrap_or_default();
-        let expected = "let c = x[i] ; s += c * c; let v = total(lane, s) / f32(n) - mean * mean";
+        let expected = "let c = x[i]; s += c * c; let v = total(lane, s) / f32(n) - mean * mean";
         assert_eq!(text.split_whitespace().collect::<Vec<_>>().join(" "), expected);
     }
 }
