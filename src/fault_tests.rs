@@ -368,7 +368,7 @@ fn a_kernel_that_does_not_compile_is_an_error_and_no_more() {
         |gpu, _| {
             let product = Product::new(&gpu, 16);
             let kernel = &crate::kernels::relu::KERNEL;
-            let at = kernel.source.find("max(").unwrap();
+            let at = kernel.source.rfind("max(").unwrap();
             let edit =
                 Edit { file: File::Kernel(kernel.index), span: at..at + 3, text: "nothing_of_this_name".to_owned() };
             gpu.engine().unwrap().cache.set_edit(edit);
