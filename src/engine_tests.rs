@@ -440,12 +440,12 @@ fn a_bind_group_belongs_to_one_place_in_one_buffer() {
             let part = |offset, rows| {
                 Tensor::on_device(Arc::clone(whole.lease().unwrap()), offset, &[rows, 4], DType::F32).unwrap()
             };
-            for (offset, rows) in [(0, 1), (256, 1), (0, 64)] {
+            for (offset, rows) in [(0, 1), (256, 1), (256, 1), (0, 64)] {
                 let mut pass = gpu.pass();
                 ops::add(&mut pass, &mut part(offset, rows), &ones.first_rows(rows).unwrap()).unwrap();
                 pass.submit().unwrap();
             }
-            let row = |i: usize| if i == 0 || i == 16 { 3.0 } else { 2.0f32 };
+            let row = |i: usize| [2.0, 3.0, 4.0f32][usize::from(i == 0) + 2 * usize::from(i == 16)];
             let expected: Vec<f32> = (0..64).flat_map(|i| [row(i); 4]).collect();
             assert_eq!(gpu.read::<f32>(&whole).unwrap(), expected);
             assert_eq!(gpu.read::<f32>(&part(256, 2)).unwrap(), expected[64..72]);

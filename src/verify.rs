@@ -83,6 +83,8 @@ pub enum Layout {
     Padded,
     /// As a caller's buffers may be: rows without anything between them.
     Dense,
+    /// Inputs as a caller's buffers, outputs as the engine makes them.
+    Mixed,
 }
 
 /// Runs one case. The backend's pool hands out poisoned buffers from then on.

@@ -4,13 +4,14 @@
 //!
 //! What naga refuses is no mutant. `gristmill mutants` runs them and keeps account.
 
+mod kinds;
 mod operators;
 mod run;
 mod tokens;
 
 use crate::kernel::{Edit, File, Format, Kernel, kernels};
 use crate::reflect;
-pub use operators::Operator;
+pub use kinds::Operator;
 pub use run::{Examiner, Job, Setting, Survey, Verdict};
 
 /// One change to one shader.

@@ -148,7 +148,8 @@ pub(crate) fn argmax(
             Hidden::Negative => -1.0 - v.abs(),
             Hidden::Infinite if i % n == 0 => f32::NEG_INFINITY,
             Hidden::Infinite if rare => f32::INFINITY.copysign(*v),
-            Hidden::NaN if rare => f32::NAN.copysign(*v),
+            // Every payload, so that no bit of it may stand for all.
+            Hidden::NaN if rare => f32::from_bits(v.to_bits() & 0x8000_0000 | 0x7fc0_0000 | i as u32),
             Hidden::Infinite | Hidden::NaN => *v,
         };
     }

@@ -76,12 +76,17 @@ impl<'a> Bench<'a> {
 
     /// An f32 tensor to read.
     pub(crate) fn input(&self, data: &[f32], shape: &[usize]) -> Result<Tensor, Stop> {
-        Ok(self.in_out(bytemuck::cast_slice(data), shape, DType::F32)?.tensor)
+        self.words(bytemuck::cast_slice(data), shape, DType::F32)
     }
 
     /// A tensor of words to read.
     pub(crate) fn input_u32(&self, data: &[u32], shape: &[usize]) -> Result<Tensor, Stop> {
-        Ok(self.in_out(data, shape, DType::U32)?.tensor)
+        self.words(data, shape, DType::U32)
+    }
+
+    fn words(&self, words: &[u32], shape: &[usize], dtype: DType) -> Result<Tensor, Stop> {
+        let layout = if self.layout == Layout::Mixed { Layout::Dense } else { self.layout };
+        Ok(self.with_layout(layout).in_out(words, shape, dtype)?.tensor)
     }
 
     /// A matrix to read in a weight format.
@@ -132,7 +137,7 @@ impl<'a> Bench<'a> {
             return Ok(Guarded { tensor: Tensor::on_host(contents(&empty), shape, dtype)?, whole: None });
         }
         let count = match self.layout {
-            Layout::Padded => crate::tensor::device_bytes(shape, dtype)? as usize / 4,
+            Layout::Padded | Layout::Mixed => crate::tensor::device_bytes(shape, dtype)? as usize / 4,
             Layout::Dense => (shape.iter().product::<usize>() * dtype.bytes()).div_ceil(4),
         };
         let whole = self.gpu.empty(&[count + 2 * GUARD], DType::U32)?;
@@ -142,7 +147,7 @@ impl<'a> Bench<'a> {
             self.gpu.write_bytes(&whole, 4 * start as u64, bytemuck::cast_slice(&words));
         }
         let tensor = match self.layout {
-            Layout::Padded => Tensor::on_device(lease.clone(), 4 * GUARD as u64, shape, dtype)?,
+            Layout::Padded | Layout::Mixed => Tensor::on_device(lease.clone(), 4 * GUARD as u64, shape, dtype)?,
             Layout::Dense => Tensor::dense_on_device(lease.clone(), 4 * GUARD as u64, shape, dtype)?,
         };
         self.gpu.write_bytes(&tensor, 0, bytemuck::cast_slice(&contents(&tensor)));

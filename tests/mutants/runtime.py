@@ -113,7 +113,7 @@ def main():
     parser.add_argument("names", nargs="*")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--work", type=pathlib.Path)
-    parser.add_argument("--limit", type=int, default=240)
+    parser.add_argument("--limit", type=int, default=150)
     parser.add_argument("--json", type=pathlib.Path)
     args = parser.parse_args()
     mistakes = json.loads(LIST.read_text())

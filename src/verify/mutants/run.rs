@@ -11,7 +11,8 @@ use crate::gpu::{ComputeBackend, GpuCompute, Options};
 use crate::kernel::{File, Kernel, kernels};
 use crate::verify::{Case, Layout, Outcome, cases, execute};
 
-/// How a device is opened and how operands lie: between them, every kernel is dispatched.
+/// How a device is opened and how operands lie: between them, every kernel is dispatched, and no operand can pass for
+/// another because both lie alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Setting {
     /// The adapter as it is.
@@ -20,29 +21,44 @@ pub enum Setting {
     Plain,
     /// The adapter as it is; operands as a caller's buffers.
     Dense,
+    /// The adapter as it is; inputs as a caller's buffers, outputs as ours.
+    Mixed,
+    /// Without immediates and subgroups; operands as a caller's buffers.
+    PlainDense,
+    /// Without immediates and subgroups; inputs as a caller's buffers, outputs as ours.
+    PlainMixed,
 }
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Setting; 3] = [Setting::Adapter, Setting::Plain, Setting::Dense];
+    pub const ALL: [Setting; 6] =
+        [Setting::Adapter, Setting::Plain, Setting::Dense, Setting::Mixed, Setting::PlainDense, Setting::PlainMixed];
 
     fn name(self) -> &'static str {
         match self {
             Setting::Adapter => "adapter",
             Setting::Plain => "plain",
             Setting::Dense => "dense",
+            Setting::Mixed => "mixed",
+            Setting::PlainDense => "plain-dense",
+            Setting::PlainMixed => "plain-mixed",
         }
     }
 
     fn layout(self) -> Layout {
-        if self == Setting::Dense { Layout::Dense } else { Layout::Padded }
+        match self {
+            Setting::Adapter | Setting::Plain => Layout::Padded,
+            Setting::Dense | Setting::PlainDense => Layout::Dense,
+            Setting::Mixed | Setting::PlainMixed => Layout::Mixed,
+        }
     }
 
     /// Opens a device of its own.
     fn open(self, adapter: Option<&str>) -> Result<GpuCompute> {
         let mut options = Options::new(ComputeBackend::Gpu);
         options.adapter = adapter.map(str::to_owned);
-        (options.immediates, options.subgroups) = (self != Setting::Plain, self != Setting::Plain);
+        let extras = matches!(self, Setting::Adapter | Setting::Dense | Setting::Mixed);
+        (options.immediates, options.subgroups) = (extras, extras);
         GpuCompute::open(&options)
     }
 }
