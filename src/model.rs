@@ -17,10 +17,11 @@ mod weights;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+pub use crate::ops::Activation;
 pub use crate::ops::Sampler;
 pub use batch::Batch;
 pub use checkpoint::{Checkpoint, StoredType, TensorInfo, to_f32};
-pub use config::{Activation, Config};
+pub use config::Config;
 pub use generation::{BatchGeneration, Request, StopReason};
 pub use session::{GenerateOptions, Generation, Session};
 pub use tokenizer::{TextStream, Tokenizer};

@@ -245,7 +245,7 @@ fn a_step_of_a_batch_creates_and_uploads_nothing() {
         assert_eq!(now.pipelines_created, warm.pipelines_created);
         assert_eq!(now.bytes_uploaded, warm.bytes_uploaded);
         assert_eq!(now.submits - warm.submits, 40, "one submission for all sequences");
-        assert_eq!((now.dispatches - warm.dispatches) / 40, 8 * 2 + 6);
+        assert_eq!((now.dispatches - warm.dispatches) / 40, 7 * 2 + 6);
     }
 }
 

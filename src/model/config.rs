@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 
 use super::checkpoint::json::{self, show};
 use crate::error::{Error, Result};
+use crate::ops::{Activation, Gelu};
 
 /// Most tokens in a vocabulary.
 const MAX_VOCAB: usize = 1 << 20;
@@ -65,18 +66,6 @@ const NOT_IMPLEMENTED: [(&str, &str); 14] = [
     ("num_local_experts", "0"),
 ];
 
-/// The nonlinearity of the MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Activation {
-    /// GELU by its tanh approximation: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
-    GeluTanh,
-    /// GELU by the error function: 0.5 x (1 + erf(x / sqrt 2)).
-    GeluExact,
-    /// max(x, 0).
-    Relu,
-}
-
 /// The shape of a GPT-2 model, and the options that change what it computes.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -121,7 +110,7 @@ impl Config {
             n_layers: layers,
             n_heads: heads,
             n_inner: hidden.saturating_mul(4),
-            activation: Activation::GeluTanh,
+            activation: Activation::Gelu(Gelu::Tanh),
             norm_eps: 1e-5,
             tied_head: true,
             scale_attention: true,
@@ -289,8 +278,8 @@ impl Keys<'_> {
     fn activation(&self) -> Result<Activation> {
         const KEY: &str = "activation_function";
         match self.parsed::<String>(KEY, "a name")?.as_deref() {
-            None | Some("gelu_new" | "gelu_fast" | "gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
-            Some("gelu") => Ok(Activation::GeluExact),
+            None | Some("gelu_new" | "gelu_fast" | "gelu_pytorch_tanh") => Ok(Activation::Gelu(Gelu::Tanh)),
+            Some("gelu") => Ok(Activation::Gelu(Gelu::Exact)),
             Some("relu") => Ok(Activation::Relu),
             Some(_) => Err(unsupported(KEY, self.get(KEY))),
         }

@@ -3,9 +3,9 @@
 use crate::error::Result;
 use crate::gpu::GpuCompute;
 use crate::model::Model;
-use crate::model::config::{Activation, Config};
+use crate::model::config::Config;
 use crate::model::weights::{Layer, Linear, Norm};
-use crate::ops::{self, Attention, Gelu};
+use crate::ops::{self, Activation, Attention, Epilogue};
 use crate::pass::Pass;
 use crate::tensor::{DType, Tensor, Weight};
 
@@ -77,21 +77,16 @@ fn attend(
         scale: attention_scale(config, index),
         causal: true,
     };
-    let qkv = linear(pass, &x, &layer.qkv)?;
+    let qkv = linear(pass, &x, &layer.qkv, None)?;
     let mut attended = x;
     ops::attention(pass, rows, &qkv, (keys, values), &shape, &mut attended)?;
-    linear(pass, &attended, &layer.project)
+    linear(pass, &attended, &layer.project, None)
 }
 
 /// down(activation(up(x))). x:`[m, hidden]`
 fn feed_forward(pass: &mut Pass, model: &Model, layer: &Layer, x: Tensor) -> Result<Tensor> {
-    let mut inner = linear(pass, &x, &layer.up)?;
-    match model.config.activation {
-        Activation::GeluTanh => ops::gelu(pass, &mut inner, Gelu::Tanh)?,
-        Activation::GeluExact => ops::gelu(pass, &mut inner, Gelu::Exact)?,
-        Activation::Relu => ops::relu(pass, &mut inner)?,
-    }
-    linear(pass, &inner, &layer.down)
+    let inner = linear(pass, &x, &layer.up, Some(model.config.activation))?;
+    linear(pass, &inner, &layer.down, None)
 }
 
 /// Logits `[m, vocab]` of rows `first_row..first_row + m` of the hidden states x.
@@ -106,9 +101,11 @@ pub(crate) fn head(pass: &mut Pass, model: &Model, x: &Tensor, first_row: usize,
     Ok(logits)
 }
 
-fn linear(pass: &mut Pass, x: &Tensor, layer: &Linear) -> Result<Tensor> {
+/// activation(x w^T + bias), in one dispatch per chunk of w.
+fn linear(pass: &mut Pass, x: &Tensor, layer: &Linear, activation: Option<Activation>) -> Result<Tensor> {
     let mut out = pass.tensor(&[x.rows(), layer.weight.rows()])?;
-    ops::linear(pass, x, &layer.weight, Some(&layer.bias), &mut out)?;
+    let epilogue = Epilogue { bias: Some(&layer.bias), activation };
+    ops::linear_with(pass, x, &layer.weight, epilogue, &mut out)?;
     Ok(out)
 }
 

@@ -140,7 +140,7 @@ impl Survey {
     }
 
     /// The cases that dispatch what the mutant changes: those of its own op first, short ones before long ones, large ones
-    /// last and in the setting in which the kernel came up first.
+    /// last, one of each class of shapes, in the setting in which the kernel came up first.
     pub fn jobs(&self, mutant: &Mutant) -> Vec<Job> {
         let seen = |ran: &&Ran| self.dispatches(ran, mutant);
         let own = |job: &Job| self.cases.get(job.case).is_some_and(|case| mutant.op.is_none_or(|op| op == case.op));
@@ -150,8 +150,12 @@ impl Survey {
         let Some(setting) = jobs.iter().map(|job| job.setting).min() else { return jobs };
         let ops: BTreeSet<&str> =
             ran.iter().filter_map(|ran| self.cases.get(ran.job.case)).map(|case| case.op).collect();
-        let large = (0..self.cases.len()).filter(|&i| self.cases.get(i).is_some_and(|c| c.large && ops.contains(c.op)));
-        let mut large: Vec<Job> = large.map(|case| Job { setting, case }).collect();
+        // What sets large cases of one class apart is their size; for whoever survives all else, one of each is enough.
+        let mut classes = BTreeSet::new();
+        let mut is_new = |case: &Case| classes.insert((case.op, case.shape_class));
+        let large =
+            self.cases.iter().enumerate().filter(|(_, case)| case.large && ops.contains(case.op) && is_new(case));
+        let mut large: Vec<Job> = large.map(|(case, _)| Job { setting, case }).collect();
         large.sort_by_key(|job| (!own(job), job.case));
         jobs.extend(large);
         jobs
