@@ -24,10 +24,10 @@ const EQUIVALENT: f64 = 0.02;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only mutants of this operation's kernels, and only its cases; `formats`: those of the weight formats
-    #[arg(long, value_name = "OP")]
-    op: Option<String>,
-    /// Only N mutants, spread over kernels and kinds of mistakes, and only the cases of their operations
+    /// Only mutants of these operations' kernels; `formats`: those of the weight formats
+    #[arg(long, value_name = "OP,..", value_delimiter = ',')]
+    op: Vec<String>,
+    /// Only N mutants, spread over kernels and kinds of mistakes
     #[arg(long, value_name = "N")]
     sample: Option<usize>,
     /// Which ones
@@ -51,6 +51,7 @@ pub(crate) struct Args {
 
 /// A mutant that was run.
 struct Row<'a> {
+    index: usize,
     mutant: &'a Mutant,
     fate: Fate,
     /// The case that caught it.
@@ -68,23 +69,46 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
         return list(args, &chosen).map(|()| Outcome::Done);
     }
     let start = Instant::now();
-    let survey = survey(args, &chosen)?;
-    if !survey.failures.is_empty() {
-        let failures: String =
-            survey.failures.iter().map(|line| format!("failed with nothing broken: {line}\n")).collect();
-        print(&failures)?;
+    let Some(mut rows) = round(args, own_ops(args, &chosen).as_ref(), &chosen, &known)? else {
         return Ok(Outcome::Wrong);
+    };
+    if own_ops(args, &chosen).is_some() {
+        // Another operation may dispatch the same kernel.
+        let alive: Vec<(usize, &Mutant)> =
+            rows.iter().filter(|row| row.is_open()).map(|row| (row.index, row.mutant)).collect();
+        if !alive.is_empty() {
+            let Some(again) = round(args, None, &alive, &known)? else { return Ok(Outcome::Wrong) };
+            rows.retain(|row| !row.is_open());
+            rows.extend(again);
+            rows.sort_by_key(|row| row.index);
+        }
     }
-    let rows = examine(args, &survey, &chosen, &known)?;
     report(args, &rows, start.elapsed())
+}
+
+/// The cases with nothing broken, then the mutants. `None`, after it was said, if a case fails with nothing broken.
+fn round<'a>(
+    args: &Args,
+    ops: Option<&BTreeSet<&str>>,
+    chosen: &[(usize, &'a Mutant)],
+    known: &'a [Known],
+) -> Result<Option<Vec<Row<'a>>>, Failure> {
+    let survey = survey(args, ops)?;
+    if survey.failures.is_empty() {
+        return examine(args, &survey, chosen, known).map(Some);
+    }
+    let line = |line: &String| format!("failed with nothing broken: {line}\n");
+    print(&survey.failures.iter().map(line).collect::<String>())?;
+    Ok(None)
 }
 
 /// The mutants asked for, with their indices.
 fn chosen<'a>(args: &Args, all: &'a [Mutant]) -> Result<Vec<(usize, &'a Mutant)>, Failure> {
-    let is_wanted = |mutant: &Mutant| args.op.as_deref().is_none_or(|op| mutant.op.unwrap_or("formats") == op);
+    let name = |mutant: &Mutant| mutant.op.unwrap_or("formats");
+    let is_wanted = |mutant: &Mutant| args.op.is_empty() || args.op.iter().any(|op| op == name(mutant));
     let wanted: Vec<usize> = all.iter().enumerate().filter(|(_, m)| is_wanted(m)).map(|(index, _)| index).collect();
-    if wanted.is_empty() {
-        let ops: BTreeSet<&str> = all.iter().map(|mutant| mutant.op.unwrap_or("formats")).collect();
+    let ops: BTreeSet<&str> = all.iter().map(name).collect();
+    if !args.op.iter().all(|op| ops.contains(op.as_str())) {
         return Err(usage(&format!("no such operation; there are {}", Vec::from_iter(ops).join(", "))));
     }
     let picked: Vec<usize> = match args.sample {
@@ -123,12 +147,16 @@ fn bar(length: usize, what: &str) -> ProgressBar {
     ProgressBar::new(length as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-/// The cases with nothing broken.
-fn survey(args: &Args, chosen: &[(usize, &Mutant)]) -> Result<Survey, Failure> {
+/// The operations of the mutants that are asked for; `None`: all.
+fn own_ops(args: &Args, chosen: &[(usize, &Mutant)]) -> Option<BTreeSet<&'static str>> {
     let readers = || kernels::ALL.iter().filter(|kernel| kernel.format.is_some()).map(|kernel| kernel.op);
     let of = |mutant: &Mutant| mutant.op.map_or_else(|| readers().collect(), |op| vec![op]);
-    let ops: BTreeSet<&str> = chosen.iter().flat_map(|(_, mutant)| of(mutant)).collect();
-    let ops = Some(&ops).filter(|_| args.op.is_some() || args.sample.is_some());
+    let some = !args.op.is_empty() || args.sample.is_some();
+    some.then(|| chosen.iter().flat_map(|(_, mutant)| of(mutant)).collect())
+}
+
+/// The cases of these operations, or of all, with nothing broken.
+fn survey(args: &Args, ops: Option<&BTreeSet<&str>>) -> Result<Survey, Failure> {
     let bar = bar(Survey::length(ops), "cases with nothing broken");
     let survey = Survey::run(args.adapter.as_deref(), ops, |case| {
         bar.set_message(case.op);
@@ -172,7 +200,7 @@ fn examine<'a>(
             }
             Fate::Survived | Fate::Unseen => None,
         };
-        Row { mutant, fate, case, known: known.iter().find(|known| known.is(mutant)) }
+        Row { index: *index, mutant, fate, case, known: known.iter().find(|known| known.is(mutant)) }
     };
     Ok(chosen.iter().map(row).collect())
 }
@@ -180,6 +208,11 @@ fn examine<'a>(
 impl Row<'_> {
     fn is_caught(&self) -> bool {
         !matches!(self.fate, Fate::Survived | Fate::Unseen)
+    }
+
+    /// It lives, and nobody said why.
+    fn is_open(&self) -> bool {
+        !self.is_caught() && self.known.is_none()
     }
 
     /// What is to be said of it, in one word.

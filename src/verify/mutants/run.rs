@@ -139,15 +139,15 @@ impl Survey {
         Setting::ALL.len() * cases().iter().filter(wanted).count()
     }
 
-    /// The cases that dispatch what the mutant changes: those of its own op first, short ones before long ones, large ones
-    /// last, one of each class of shapes, in the setting in which the kernel came up first.
+    /// The cases that dispatch what the mutant changes: those of its own op in every setting, short ones before long ones,
+    /// then those of other ops and the large ones, one of each class of shapes, in the setting in which the kernel came up
+    /// first.
     pub fn jobs(&self, mutant: &Mutant) -> Vec<Job> {
-        let seen = |ran: &&Ran| self.dispatches(ran, mutant);
         let own = |job: &Job| self.cases.get(job.case).is_some_and(|case| mutant.op.is_none_or(|op| op == case.op));
-        let mut ran: Vec<&Ran> = self.ran.iter().filter(seen).collect();
+        let seen: Vec<&Ran> = self.ran.iter().filter(|ran| self.dispatches(ran, mutant)).collect();
+        let Some(first) = seen.iter().map(|ran| ran.job.setting).min() else { return Vec::new() };
+        let mut ran: Vec<&&Ran> = seen.iter().filter(|ran| own(&ran.job) || ran.job.setting == first).collect();
         ran.sort_by_key(|ran| (!own(&ran.job), ran.job.setting, ran.time, ran.job.case));
-        let mut jobs: Vec<Job> = ran.iter().map(|ran| ran.job).collect();
-        let Some(setting) = jobs.iter().map(|job| job.setting).min() else { return jobs };
         let ops: BTreeSet<&str> =
             ran.iter().filter_map(|ran| self.cases.get(ran.job.case)).map(|case| case.op).collect();
         // What sets large cases of one class apart is their size; for whoever survives all else, one of each is enough.
@@ -155,10 +155,9 @@ impl Survey {
         let mut is_new = |case: &Case| classes.insert((case.op, case.shape_class));
         let large =
             self.cases.iter().enumerate().filter(|(_, case)| case.large && ops.contains(case.op) && is_new(case));
-        let mut large: Vec<Job> = large.map(|(case, _)| Job { setting, case }).collect();
+        let mut large: Vec<Job> = large.map(|(case, _)| Job { setting: first, case }).collect();
         large.sort_by_key(|job| (!own(job), job.case));
-        jobs.extend(large);
-        jobs
+        ran.iter().map(|ran| ran.job).chain(large).collect()
     }
 
     fn dispatches(&self, ran: &Ran, mutant: &Mutant) -> bool {
