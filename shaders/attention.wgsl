@@ -118,7 +118,8 @@ fn attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_inde
         let tile_max = max(running_max, maxima[0]);
         let rescale = exp(running_max - tile_max);
         running_max = tile_max;
-        weights[lane] = select(0.0, exp(score - tile_max), position <= last);
+        // Past the last position the score is the lowest, and its weight 0.
+        weights[lane] = exp(score - tile_max);
         workgroupBarrier();
 
         running_sum *= rescale;

@@ -21,8 +21,8 @@ var<immediate> p: Params;
 const FAR = vec4f(87.337);
 
 fn gelu_tanh(v: vec4f) -> vec4f {
-    // Beyond 13 the result is x or 0; the clamp keeps the cube finite.
-    let c = clamp(v, vec4f(-13.0), vec4f(13.0));
+    // Below -13 the result is 0 and above 7 it is x; the clamp keeps the cube finite.
+    let c = clamp(v, vec4f(-13.0), vec4f(7.0));
     let minus_2u = -1.5957691216057308 * (c + 0.044715 * c * c * c);
     let y = v / (1.0 + exp(min(minus_2u, FAR)));
     return select(y, vec4f(), minus_2u > FAR);

@@ -66,7 +66,7 @@ fn activation(v: vec4f) -> vec4f {
         return max(v, vec4f());
     }
     if ACTIVATION == 2u {
-        let c = clamp(v, vec4f(-13.0), vec4f(13.0));
+        let c = clamp(v, vec4f(-13.0), vec4f(7.0));
         return gated(v, -1.5957691216057308 * (c + 0.044715 * c * c * c));
     }
     if ACTIVATION == 3u {

@@ -56,7 +56,7 @@ fn activation(v: f32) -> f32 {
         return max(v, 0.0);
     }
     if ACTIVATION == 2u {
-        let c = clamp(v, -13.0, 13.0);
+        let c = clamp(v, -13.0, 7.0);
         return gated(v, -1.5957691216057308 * (c + 0.044715 * c * c * c));
     }
     if ACTIVATION == 3u {

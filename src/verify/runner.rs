@@ -16,11 +16,11 @@ const GUARD: usize = 1024;
 /// All bits set: NaN as a float, an index far out of range as an integer.
 pub(crate) const POISON: u32 = u32::MAX;
 
-/// What stands at word `i` of a guard of buffer `id`: NaN and large numbers in turn, because arithmetic on NaN leaves NaN as
-/// it was, and in no two buffers the same, because what is copied from guard to guard would not be seen.
+/// What stands at word `i` of a guard of buffer `id`: NaN and large numbers of both signs in turn, because arithmetic on NaN
+/// leaves NaN as it was, and silu a large number; and in no two buffers the same, because what is copied from guard to guard would not be seen.
 fn guard(id: u64, i: usize) -> u32 {
     let salt = (id.wrapping_mul(0x9e37_79b9) as u32 ^ i as u32) & 0xffff;
-    salt | if i.is_multiple_of(2) { 0xffc0_0000 } else { 0x7e00_0000 }
+    salt | [0xffc0_0000, 0x7e00_0000, 0xfe00_0000][i % 3]
 }
 
 /// Why a case did not end with a figure.
