@@ -14,6 +14,7 @@ pub(super) fn elementwise(table: &mut Table) {
         ("one element", vec![1, 1], Values::Scaled(10)),
         ("below a quad", vec![5, 3], Values::Scaled(3)),
         ("quads", vec![7, 8], Values::Scaled(3)),
+        ("half a quad", vec![9, 6], Values::Scaled(3)),
         ("one row", vec![257], Values::Scaled(4)),
         ("a workgroup", vec![64, 4], Values::Constant),
         ("past a workgroup", vec![65, 5], Values::Scaled(12)),
