@@ -178,12 +178,12 @@ pub(super) fn aligned_copy(op: &'static str, pass: &mut Pass, x: &Matrices<'_>) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ComputeBackend, Error, GpuCompute, ops};
+    use crate::{Error, ops};
 
-    /// Without an adapter there is no f16 tensor to cut.
     #[test]
     fn f16_views_that_cannot_be_read_in_quads_are_refused() {
-        let Ok(gpu) = GpuCompute::new(ComputeBackend::Gpu) else { return };
+        // Said aloud where there is no adapter: the host reads any view.
+        let Some((gpu, _)) = crate::faults::open(|_| ()) else { return };
         let b = gpu.exact_tensor(&[2, 3, 21], DType::F16).unwrap();
         let outcome = |columns: Range<usize>| {
             let a = gpu.zeros(&[2, 4, columns.len()]).unwrap();
