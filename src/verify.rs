@@ -76,7 +76,7 @@ pub enum Outcome {
 }
 
 /// How the operands of a case lie on a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Layout {
     /// As the engine makes tensors: rows at multiples of 16 bytes.
     #[default]

@@ -29,6 +29,8 @@ pub struct Mutant {
     pub before: String,
     /// The changed lines as the mutant has them.
     pub after: String,
+    /// Which of the file's mutants that read alike this is, from 1.
+    pub occurrence: usize,
     /// The change.
     pub edit: Edit,
 }
@@ -56,7 +58,7 @@ fn of_kernel(kernel: &Kernel) -> Vec<Mutant> {
         mutant((path.clone(), kernel.source), Some(kernel.op), file, change)
     };
     let valid = |mutant: &Mutant| is_valid(kernel, Format::F32, &mutant.edit);
-    operators::changes(kernel.source, &[kernel.name]).into_iter().map(mutant).filter(valid).collect()
+    numbered(operators::changes(kernel.source, &[kernel.name]).into_iter().map(mutant).filter(valid).collect())
 }
 
 /// The functions of a format that are used by any kernel.
@@ -71,7 +73,18 @@ fn of_format(format: Format) -> Vec<Mutant> {
     let entries: Vec<&str> = used.collect();
     let mutant = |change: operators::Change| mutant((path.clone(), source), None, File::Format(format), change);
     let valid = |mutant: &Mutant| readers.iter().all(|kernel| is_valid(kernel, format, &mutant.edit));
-    operators::changes(source, &entries).into_iter().map(mutant).filter(valid).collect()
+    numbered(operators::changes(source, &entries).into_iter().map(mutant).filter(valid).collect())
+}
+
+/// Those that read alike, such as two dropped barriers, are told apart by a number.
+fn numbered(mut mutants: Vec<Mutant>) -> Vec<Mutant> {
+    let mut seen = std::collections::BTreeMap::new();
+    for mutant in &mut mutants {
+        let count = seen.entry((mutant.before.clone(), mutant.after.clone())).or_insert(0);
+        *count += 1;
+        mutant.occurrence = *count;
+    }
+    mutants
 }
 
 fn mutant((path, source): (String, &str), op: Option<&'static str>, file: File, change: operators::Change) -> Mutant {
@@ -87,6 +100,7 @@ fn mutant((path, source): (String, &str), op: Option<&'static str>, file: File, 
         operator,
         before: flat(part(first..last)),
         after: flat(&[part(first..from), &text, part(to..last)].concat()),
+        occurrence: 1,
         edit: Edit { file, span: from..to, text },
     }
 }

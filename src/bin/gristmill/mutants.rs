@@ -138,8 +138,10 @@ fn line_of(mutant: &Mutant) -> String {
 }
 
 fn json_of(mutant: &Mutant) -> Value {
-    let Mutant { path, line, op, operator, before, after, .. } = mutant;
-    json!({ "file": path, "line": line, "op": op, "operator": operator.name(), "before": before, "after": after })
+    let Mutant { path, line, op, operator, before, after, occurrence, .. } = mutant;
+    let operator = operator.name();
+    json!({ "file": path, "line": line, "op": op, "operator": operator, "before": before, "after": after,
+            "occurrence": occurrence })
 }
 
 fn bar(length: usize, what: &str) -> ProgressBar {

@@ -1,6 +1,6 @@
 //! Running mutants: which cases can see one, and what became of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -139,14 +139,21 @@ impl Survey {
         Setting::ALL.len() * cases().iter().filter(wanted).count()
     }
 
-    /// The cases that dispatch what the mutant changes: those of its own op in every setting, short ones before long ones,
-    /// then those of other ops and the large ones, one of each class of shapes, in the setting in which the kernel came up
-    /// first.
+    /// The cases that dispatch what the mutant changes: those of its own op in every layout, short ones before long ones,
+    /// then those of other ops and the large ones, one of each class of shapes, in one layout. Each layout in the first
+    /// setting that dispatches it: the text is the same however parameters come, and whatever else the device has.
     pub fn jobs(&self, mutant: &Mutant) -> Vec<Job> {
         let own = |job: &Job| self.cases.get(job.case).is_some_and(|case| mutant.op.is_none_or(|op| op == case.op));
         let seen: Vec<&Ran> = self.ran.iter().filter(|ran| self.dispatches(ran, mutant)).collect();
         let Some(first) = seen.iter().map(|ran| ran.job.setting).min() else { return Vec::new() };
-        let mut ran: Vec<&&Ran> = seen.iter().filter(|ran| own(&ran.job) || ran.job.setting == first).collect();
+        let mut firsts: BTreeMap<(usize, Layout), Setting> = BTreeMap::new();
+        for Job { setting, case } in seen.iter().map(|ran| ran.job) {
+            let known = firsts.entry((case, setting.layout())).or_insert(setting);
+            *known = setting.min(*known);
+        }
+        let is_first = |job: &Job| firsts.get(&(job.case, job.setting.layout())) == Some(&job.setting);
+        let wanted = |job: &Job| job.setting == first || (own(job) && is_first(job));
+        let mut ran: Vec<&&Ran> = seen.iter().filter(|ran| wanted(&ran.job)).collect();
         ran.sort_by_key(|ran| (!own(&ran.job), ran.job.setting, ran.time, ran.job.case));
         let ops: BTreeSet<&str> =
             ran.iter().filter_map(|ran| self.cases.get(ran.job.case)).map(|case| case.op).collect();

@@ -25,6 +25,8 @@ pub(crate) struct Known {
     file: String,
     before: String,
     after: String,
+    /// Which of those that read alike, from 1.
+    occurrence: usize,
     pub(crate) reason: Reason,
     /// The argument.
     pub(crate) why: String,
@@ -32,7 +34,8 @@ pub(crate) struct Known {
 
 impl Known {
     pub(crate) fn is(&self, mutant: &Mutant) -> bool {
-        self.file == mutant.path && self.before == mutant.before && self.after == mutant.after
+        (&self.file, &self.before, &self.after, self.occurrence)
+            == (&mutant.path, &mutant.before, &mutant.after, mutant.occurrence)
     }
 }
 
