@@ -158,6 +158,7 @@ fn calls() -> Vec<Call> {
         one("sigmoid", |_, p, t| ops::sigmoid(p, &mut t[0].clone())),
         one("silu", |_, p, t| ops::silu(p, &mut t[0].clone())),
         one("tanh", |_, p, t| ops::tanh(p, &mut t[0].clone())),
+        one("probe", |_, p, t| ops::probe(p, &mut t[0].clone(), 2.0, 3)),
         one("scale", |_, p, t| ops::scale(p, &mut t[0].clone(), 2.0)),
         one("softmax", |_, p, t| ops::softmax(p, &mut t[0].clone())),
         one("log_softmax", |_, p, t| ops::log_softmax(p, &mut t[0].clone())),

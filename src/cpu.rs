@@ -26,7 +26,7 @@ use crate::tensor::{DType, Storage, Tensor};
 pub(crate) use attention::attention;
 pub(crate) use batched::{contiguous, epilogue, matmul_transpose_b};
 pub(crate) use cast::cast;
-pub(crate) use elementwise::{add, gelu, mul, relu, scale, sigmoid, silu, swiglu, tanh};
+pub(crate) use elementwise::{add, gelu, mul, probe, relu, scale, sigmoid, silu, swiglu, tanh};
 pub(crate) use layout::transpose;
 pub(crate) use norms::{add_layer_norm, layer_norm, log_softmax, rms_norm, softmax};
 pub(crate) use products::{linear, matmul};

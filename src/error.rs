@@ -179,6 +179,30 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// What was to be timed computes something else.
+    #[error("{what} is wrong, so it is not timed: {message}")]
+    WrongResult {
+        /// The workload.
+        what: String,
+        /// Where, what was expected and what was found.
+        message: String,
+    },
+    /// A figure above what the device can do, twice.
+    #[error("{what}: {message}; measured twice, and no result")]
+    Implausible {
+        /// The workload.
+        what: String,
+        /// The figure and the ceiling.
+        message: String,
+    },
+    /// A line that is no bench record.
+    #[error("line {line}: no bench record: {message}")]
+    BadRecord {
+        /// From 1; 0 where it is not from a file.
+        line: usize,
+        /// What is wrong with it.
+        message: String,
+    },
     /// No tokenizer, or one that cannot be used.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::adapter::{self, AdapterFacts};
 use crate::cache::Cache;
 use crate::counters::{Counters, Stats};
+use crate::encode::Clock;
 use crate::error::{Error, Result};
 use crate::kernel::ParamsVia;
 use crate::pass::Pass;
@@ -91,6 +92,10 @@ pub(crate) struct Engine {
     pub(crate) facts: AdapterFacts,
     /// A careful guess of this class of adapter's rate, for cutting long work into submissions.
     pub(crate) flops_per_second: f64,
+    /// The finest clock there is.
+    clock: Option<Clock>,
+    /// Of a timestamp.
+    pub(crate) seconds_per_tick: f64,
     max_binding_bytes: u64,
     limits: wgpu::Limits,
     seam: Arc<dyn Seam>,
@@ -196,6 +201,11 @@ impl GpuCompute {
     /// The limits the device was granted, unless this is the CPU backend.
     pub fn limits(&self) -> Option<&wgpu::Limits> {
         self.engine().map(|engine| &engine.limits)
+    }
+
+    /// The finest clock of the device itself; `None` where it has none, and on the CPU backend.
+    pub fn clock(&self) -> Option<Clock> {
+        self.engine().and_then(|engine| engine.clock)
     }
 
     /// Starts recording.
@@ -354,7 +364,8 @@ fn is_software(adapter: &wgpu::Adapter) -> bool {
 
 /// Features that are used where they are and never required.
 fn wanted_features() -> wgpu::Features {
-    wgpu::Features::IMMEDIATES | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY
+    use wgpu::Features as F;
+    F::IMMEDIATES | F::SUBGROUP | F::TIMESTAMP_QUERY | F::TIMESTAMP_QUERY_INSIDE_PASSES
 }
 
 impl Engine {
@@ -379,6 +390,12 @@ impl Engine {
             && features.contains(wgpu::Features::IMMEDIATES)
             && limits.max_immediate_size >= crate::reflect::MAX_PARAMS_BYTES;
         let params = if immediates { ParamsVia::Immediate } else { ParamsVia::Uniform };
+        let clock = match features {
+            _ if !features.contains(wgpu::Features::TIMESTAMP_QUERY) => None,
+            _ if !features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES) => Some(Clock::Whole),
+            _ => Some(Clock::Each),
+        };
+        let seconds_per_tick = f64::from(queue.get_timestamp_period()) * 1e-9;
         let counters = Arc::new(Counters::default());
         let real = Arc::new(WgpuSeam::new(device, queue, Arc::clone(&counters)));
         let cache = Cache::new(Arc::clone(&real), params, Arc::clone(&counters))?;
@@ -397,6 +414,8 @@ impl Engine {
                 "integrated" | "virtual" => 1e11,
                 _ => 2e9,
             },
+            clock,
+            seconds_per_tick,
             facts,
             max_binding_bytes: options.max_binding_bytes.map_or(granted, |bytes| bytes.min(granted)),
             limits,

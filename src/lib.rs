@@ -17,6 +17,8 @@ mod cache;
 mod counters;
 #[cfg(feature = "gpu")]
 mod cpu;
+#[cfg(feature = "gpu")]
+mod encode;
 #[cfg(all(test, feature = "gpu"))]
 mod engine_tests;
 #[cfg(all(test, feature = "gpu"))]
@@ -44,6 +46,8 @@ mod tensor;
 #[cfg(feature = "gpu")]
 pub mod verify;
 
+#[cfg(feature = "bench")]
+pub mod bench;
 #[cfg(feature = "models")]
 pub mod model;
 pub use error::{Error, Result};
@@ -55,6 +59,7 @@ pub use model::{GpuModel, Session};
 pub use {
     adapter::{AdapterFacts, INSTALL_HINT, Surveyed, survey},
     counters::Stats,
+    encode::{Clock, DispatchTime, PassTimes, Work},
     gpu::{ComputeBackend, GpuCompute, Options},
     pass::Pass,
     pool::{GpuBufferPool, PoolStats},

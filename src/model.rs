@@ -8,6 +8,7 @@ mod batch;
 mod checkpoint;
 mod config;
 mod generation;
+mod profile;
 mod random;
 mod session;
 mod tokenizer;
@@ -23,6 +24,7 @@ pub use batch::Batch;
 pub use checkpoint::{Checkpoint, StoredType, TensorInfo, to_f32};
 pub use config::Config;
 pub use generation::{BatchGeneration, Request, StopReason};
+pub use profile::{OpTime, Profile};
 pub use session::{GenerateOptions, Generation, Session};
 pub use tokenizer::{TextStream, Tokenizer};
 

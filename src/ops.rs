@@ -22,7 +22,7 @@ pub use crate::reference::{Activation, Attention, Gelu, Pairing, Reduction, Rope
 use crate::tensor::{DType, Tensor};
 pub use attention::attention;
 pub use cast::cast;
-pub use elementwise::{add, gelu, mul, relu, scale, sigmoid, silu, swiglu, tanh};
+pub use elementwise::{add, gelu, mul, probe, relu, scale, sigmoid, silu, swiglu, tanh};
 pub use layout::{repitch, transpose};
 pub use matrices::{Matrices, contiguous};
 pub use norms::{add_layer_norm, layer_norm, log_softmax, rms_norm, softmax};

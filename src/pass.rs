@@ -3,15 +3,12 @@
 
 use std::sync::Arc;
 
-use crate::cache::PARAMS_STRIDE;
-use crate::counters::Counters;
+use crate::encode::{Clock, PassTimes, Step, Work, submit, submit_timed};
 use crate::error::{Error, Result};
 use crate::gpu::{Engine, GpuCompute};
-use crate::kernel::{Arguments, Constants, Format, Kernel, ParamsVia};
+use crate::kernel::{Arguments, Binding, Constants, Format, Kernel};
 use crate::pool::{Kind, Lease};
-use crate::queue::Read;
 use crate::result::AsyncGpuResult;
-use crate::seam::Seam;
 use crate::tensor::{DType, Storage, Tensor, device_bytes, unpitch};
 
 /// WebGPU's limit of workgroups per dimension; larger grids fold to two dimensions.
@@ -22,25 +19,6 @@ const MAX_GROUPS: u64 = 65_535;
 pub(crate) fn grid(count: usize) -> [u64; 3] {
     let count = count as u64;
     if count <= MAX_GROUPS { [count, 1, 1] } else { [MAX_GROUPS, count.div_ceil(MAX_GROUPS), 1] }
-}
-
-#[derive(Clone)]
-enum Step {
-    Dispatch {
-        kernel: &'static str,
-        pipeline: wgpu::ComputePipeline,
-        bindings: wgpu::BindGroup,
-        params: [u8; crate::reflect::MAX_PARAMS_BYTES as usize],
-        params_bytes: usize,
-        grid: [u32; 3],
-    },
-    Copy {
-        source: Arc<Lease>,
-        source_offset: u64,
-        target: Arc<Lease>,
-        target_offset: u64,
-        bytes: u64,
-    },
 }
 
 /// Commands being recorded, to be submitted together. On the CPU backend ops run at once and a pass is empty.
@@ -55,7 +33,10 @@ pub struct Pass {
     /// Other buffers that the steps use.
     held: Vec<Arc<Lease>>,
     reads: Vec<(Tensor, crate::result::Promise)>,
+    /// The estimate of everything since the last flush.
     flops: f64,
+    /// What an op said of its next dispatch: operations, and bytes if they are not those of its operands.
+    next: (f64, Option<f64>),
 }
 
 impl std::fmt::Debug for Pass {
@@ -67,7 +48,7 @@ impl std::fmt::Debug for Pass {
 impl Pass {
     pub(crate) fn new(gpu: GpuCompute) -> Pass {
         let (steps, scratch, held, reads) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Pass { gpu, steps, scratch, held, reads, flops: 0.0 }
+        Pass { gpu, steps, scratch, held, reads, flops: 0.0, next: (0.0, None) }
     }
 
     /// The device it records for.
@@ -143,8 +124,17 @@ impl Pass {
         let mut bytes = [0; crate::reflect::MAX_PARAMS_BYTES as usize];
         let text = bytemuck::bytes_of(&params);
         bytes.get_mut(..text.len()).unwrap_or_default().copy_from_slice(text);
-        let kernel = kernel.name;
-        self.steps.push(Step::Dispatch { kernel, pipeline, bindings, params: bytes, params_bytes: text.len(), grid });
+        let (flops, moved) = std::mem::take(&mut self.next);
+        let work = Work { flops, bytes: moved.unwrap_or_else(|| traffic(tensors, kernel.bindings)) };
+        self.steps.push(Step::Dispatch {
+            kernel,
+            pipeline,
+            bindings,
+            params: bytes,
+            params_bytes: text.len(),
+            grid,
+            work,
+        });
         Ok(())
     }
 
@@ -175,14 +165,20 @@ impl Pass {
     /// The kernels recorded so far.
     pub(crate) fn kernels(&self) -> impl Iterator<Item = &'static str> {
         self.steps.iter().filter_map(|step| match step {
-            Step::Dispatch { kernel, .. } => Some(*kernel),
+            Step::Dispatch { kernel, .. } => Some(kernel.name),
             Step::Copy { .. } => None,
         })
     }
 
-    /// Adds to the estimate of what this pass costs, in floating-point operations.
+    /// Adds to the estimate of what this pass costs, in floating-point operations: those of the next dispatch.
     pub(crate) fn cost(&mut self, flops: f64) {
         self.flops += flops;
+        self.next.0 = flops;
+    }
+
+    /// Bytes that the next dispatch moves, where it does not go through all of its operands.
+    pub(crate) fn moves(&mut self, bytes: f64) {
+        self.next.1 = Some(bytes);
     }
 
     /// Whether the pass is estimated to run for longer than the 200 ms that a watchdog certainly allows.
@@ -254,6 +250,15 @@ impl Pass {
         submit(engine, &self.steps, self.reads)
     }
 
+    /// [`Pass::submit`], timed by the device's own clock.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if the device has no such clock ([`GpuCompute::clock`]); [`Error::TooLarge`] for more dispatches than a
+    /// set of timestamps has room for.
+    pub fn submit_timed(self, clock: Clock) -> Result<AsyncGpuResult<PassTimes>> {
+        submit_timed(&self.gpu, &self.steps, self.reads, clock)
+    }
+
     /// Submits what was recorded so far and goes on recording, with the same tensors.
     pub(crate) fn flush(&mut self) -> Result<()> {
         let Some(engine) = self.gpu.engine() else { return Ok(()) };
@@ -293,6 +298,22 @@ impl Plan {
         }
         Ok(result)
     }
+
+    /// [`Plan::submit`], with the device's time of every dispatch.
+    pub(crate) fn submit_timed<T: bytemuck::Pod + Send>(
+        &self,
+        tensor: &Tensor,
+    ) -> Result<(AsyncGpuResult<Vec<T>>, AsyncGpuResult<PassTimes>)> {
+        let mut reader = Pass::new(self.gpu.clone());
+        let result = reader.read(tensor)?;
+        Ok((result, submit_timed(&self.gpu, &self.steps, reader.reads, Clock::Each)?))
+    }
+}
+
+/// Bytes of the operands: what is read, what is written, and twice what is changed in place.
+fn traffic(tensors: &[&Tensor], bindings: &[Binding]) -> f64 {
+    let times = |slot: &Binding| if slot.write && slot.name != "out" { 2.0 } else { 1.0 };
+    tensors.iter().zip(bindings).map(|(tensor, slot)| times(slot) * tensor.bytes() as f64).sum()
 }
 
 /// Of this engine's pool, or the caller's own.
@@ -330,98 +351,4 @@ pub(crate) fn checked_grid(kernel: &Kernel, grid: [u64; 3]) -> Result<[u32; 3]> 
         })?;
     }
     Ok(checked)
-}
-
-/// Parameters in a uniform buffer, one slot per dispatch, for devices without immediates.
-struct UniformParams {
-    lease: Arc<Lease>,
-    bind_group: wgpu::BindGroup,
-    bytes: Vec<u8>,
-}
-
-fn uniform_params(engine: &Engine, steps: &[Step]) -> Result<Option<UniformParams>> {
-    let dispatches = steps.iter().filter_map(|step| match step {
-        Step::Dispatch { params, .. } => Some(params),
-        Step::Copy { .. } => None,
-    });
-    let mut bytes = Vec::new();
-    for params in dispatches {
-        bytes.extend_from_slice(params);
-        bytes.resize(bytes.len().next_multiple_of(PARAMS_STRIDE as usize), 0);
-    }
-    if engine.params == ParamsVia::Immediate || bytes.is_empty() {
-        return Ok(None);
-    }
-    let lease = engine.pool.take(Kind::Uniform, bytes.len() as u64)?;
-    let bind_group = engine.cache.uniform(lease.id, &lease.buffer)?;
-    Ok(Some(UniformParams { lease, bind_group, bytes }))
-}
-
-/// Encodes the steps and the readbacks and hands them to the queue.
-fn submit(engine: &Engine, steps: &[Step], reads: Vec<(Tensor, crate::result::Promise)>) -> Result<()> {
-    // A result that nobody holds any more is not read.
-    let wanted: Vec<_> = reads.into_iter().filter(|(_, promise)| !promise.is_abandoned()).collect();
-    if steps.is_empty() && wanted.is_empty() {
-        return Ok(());
-    }
-    let staging = wanted.iter().map(|(tensor, _)| engine.pool.take(Kind::Readback, tensor.bytes()));
-    let buffers = staging.collect::<Result<Vec<_>>>().and_then(|staging| Ok((staging, uniform_params(engine, steps)?)));
-    let (staging, uniforms) = match buffers {
-        Ok(buffers) => buffers,
-        Err(error) => {
-            for (_, promise) in wanted {
-                promise.complete(Err(error.clone()));
-            }
-            return Err(error);
-        }
-    };
-    let mut copies = Vec::new();
-    let mut queued = Vec::new();
-    for ((tensor, promise), staging) in wanted.into_iter().zip(staging) {
-        queued.push(Read { staging: Arc::clone(&staging), bytes: tensor.bytes(), promise });
-        copies.push((tensor, staging));
-    }
-    let dispatches = steps.iter().filter(|step| matches!(step, Step::Dispatch { .. })).count();
-    Counters::add(&engine.counters.dispatches, dispatches as u64);
-    let prepare = |seam: &dyn Seam| {
-        // This buffer is leased for this submission alone, so the write precedes it and follows all earlier ones.
-        if let Some(uniforms) = &uniforms {
-            seam.write(&uniforms.lease.buffer, 0, &uniforms.bytes);
-        }
-    };
-    engine.queue.submit(queued, prepare, &mut |device| {
-        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encode(&mut encoder, steps, uniforms.as_ref().map(|u| &u.bind_group));
-        for (tensor, staging) in &copies {
-            if let Some(lease) = tensor.lease() {
-                encoder.copy_buffer_to_buffer(&lease.buffer, tensor.offset, &staging.buffer, 0, tensor.bytes());
-            }
-        }
-        encoder.finish()
-    })
-}
-
-/// The whole of command encoding: one compute pass per run of dispatches.
-fn encode(encoder: &mut wgpu::CommandEncoder, steps: &[Step], uniforms: Option<&wgpu::BindGroup>) {
-    let (mut steps, mut slot) = (steps.iter().peekable(), 0u32);
-    while let Some(step) = steps.peek() {
-        if let Step::Copy { source, source_offset, target, target_offset, bytes } = step {
-            encoder.copy_buffer_to_buffer(&source.buffer, *source_offset, &target.buffer, *target_offset, *bytes);
-            steps.next();
-            continue;
-        }
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        while let Some(Step::Dispatch { pipeline, bindings, params, params_bytes, grid, .. }) =
-            steps.next_if(|step| matches!(step, Step::Dispatch { .. }))
-        {
-            pass.set_pipeline(pipeline);
-            pass.set_bind_group(0, bindings, &[]);
-            match uniforms {
-                Some(group) => pass.set_bind_group(1, group, &[slot * PARAMS_STRIDE as u32]),
-                None => pass.set_immediates(0, params.get(..*params_bytes).unwrap_or_default()),
-            }
-            slot += 1;
-            pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
-        }
-    }
 }

@@ -22,6 +22,8 @@ pub(crate) enum Kind {
     Readback,
     /// Parameters, on devices without immediates.
     Uniform,
+    /// Timestamps.
+    Queries,
 }
 
 impl Kind {
@@ -31,6 +33,7 @@ impl Kind {
             Kind::Storage => U::STORAGE | U::COPY_SRC | U::COPY_DST,
             Kind::Readback => U::MAP_READ | U::COPY_DST,
             Kind::Uniform => U::UNIFORM | U::COPY_DST,
+            Kind::Queries => U::QUERY_RESOLVE | U::COPY_SRC,
         }
     }
 }

@@ -209,6 +209,11 @@ pub fn scale(x: &[f32], factor: f32) -> Vec<f64> {
     x.iter().map(|&v| f64::from(factor) * f64::from(v)).collect()
 }
 
+/// x (1 + factor)^times.
+pub fn probe(x: &[f32], factor: f32, times: u32) -> Vec<f64> {
+    x.iter().map(|&v| (0..times).fold(f64::from(v), |v, _| v * f64::from(factor) + v)).collect()
+}
+
 /// x * y, element by element.
 pub fn mul(x: &[f32], y: &[f32]) -> Vec<f64> {
     x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).collect()

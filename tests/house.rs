@@ -236,7 +236,7 @@ fn broken_shaders_are_refused_with_file_line_and_reason() {
 
 #[test]
 fn only_the_engine_names_wgpu() {
-    let engine = ["adapter", "cache", "gpu", "lib", "pass", "pool", "queue", "seam", "tensor"];
+    let engine = ["adapter", "cache", "encode", "gpu", "lib", "pass", "pool", "queue", "seam", "tensor"];
     let engine: Vec<String> = engine.iter().map(|name| format!("src/{name}.rs")).collect();
     report(&uses(&["wgpu::"], &engine.iter().map(String::as_str).collect::<Vec<_>>()));
 }

@@ -38,6 +38,45 @@ pub(crate) fn scale(x: &Tensor, factor: f32) -> Result<()> {
     map("scale", x, move |v| v * factor)
 }
 
+pub(crate) fn probe(x: &Tensor, factor: f32, times: u32) -> Result<()> {
+    let mut locked = lock("probe", [], ("x", x))?;
+    let ([], x) = locked.parts();
+    floats_mut(x).par_chunks_mut(MIN_LEN).for_each(|x| pulp::Arch::new().dispatch(Probe { x, factor, times }));
+    Ok(())
+}
+
+/// x = x * factor + x, fused as products are, in as many registers as hide how long one takes.
+struct Probe<'a> {
+    x: &'a mut [f32],
+    factor: f32,
+    times: u32,
+}
+
+impl pulp::WithSimd for Probe<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, simd: S) {
+        let Probe { x, factor, times } = self;
+        let by = simd.splat_f32s(factor);
+        let (registers, rest) = S::as_mut_simd_f32s(x);
+        let (blocks, singles) = registers.as_chunks_mut::<12>();
+        for block in blocks {
+            let mut held = *block;
+            for _ in 0..times {
+                held = held.map(|v| simd.mul_add_f32s(v, by, v));
+            }
+            *block = held;
+        }
+        for v in singles {
+            *v = (0..times).fold(*v, |v, _| simd.mul_add_f32s(v, by, v));
+        }
+        for v in rest {
+            *v = (0..times).fold(*v, |v, _| v * factor + v);
+        }
+    }
+}
+
 pub(crate) fn add(x: &Tensor, y: &Tensor) -> Result<()> {
     zip("add", x, y, |x, y| x + y)
 }

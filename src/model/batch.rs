@@ -6,12 +6,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::encode::PassTimes;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::generation::{BatchGeneration, Decoder, Request};
 use crate::model::transformer::{KvCache, forward, head};
 use crate::ops::{Row, Sampler};
 use crate::pass::Pass;
+use crate::result::AsyncGpuResult;
 use crate::tensor::Tensor;
 
 /// Rows of one block of prompts.
@@ -25,6 +27,8 @@ pub struct Batch {
     pub(super) cache: KvCache,
     pub(super) slots: Vec<Sequence>,
     pub(super) decoder: Option<Decoder>,
+    /// Where steps are timed: the times of each.
+    pub(super) timings: Option<Vec<AsyncGpuResult<PassTimes>>>,
 }
 
 /// What a slot holds.
@@ -53,7 +57,7 @@ impl std::fmt::Debug for Batch {
 impl Batch {
     pub(crate) fn new(model: Arc<Model>, slots: usize) -> Result<Batch> {
         let cache = KvCache::new(&model.gpu, &model.config, slots)?;
-        Ok(Batch { model, cache, slots: vec![Sequence::default(); slots], decoder: None })
+        Ok(Batch { model, cache, slots: vec![Sequence::default(); slots], decoder: None, timings: None })
     }
 
     /// How many sequences it holds; slots are counted from 0.

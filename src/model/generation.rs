@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::cpu;
+use crate::encode::PassTimes;
 use crate::error::{Error, Result};
 use crate::gpu::GpuCompute;
 use crate::model::batch::Batch;
@@ -129,7 +130,7 @@ impl Batch {
         let model = Arc::clone(&self.model);
         let Some(decoder) = &mut self.decoder else { return Err(Error::EmptyPrompt) };
         if let Some(plan) = &decoder.plan {
-            return plan.submit(&decoder.picked);
+            return replay(plan, &decoder.picked, &mut self.timings);
         }
         let mut pass = model.gpu.pass();
         let x = forward(&mut pass, &model, &mut self.cache, &decoder.rows, false)?;
@@ -140,8 +141,20 @@ impl Batch {
             return pass.read(&decoder.picked);
         }
         let plan = decoder.plan.insert(pass.into_plan());
-        plan.submit(&decoder.picked)
+        replay(plan, &decoder.picked, &mut self.timings)
     }
+}
+
+/// Submits a plan, timed where times are kept.
+fn replay(
+    plan: &Plan,
+    picked: &Tensor,
+    timings: &mut Option<Vec<AsyncGpuResult<PassTimes>>>,
+) -> Result<AsyncGpuResult<Vec<u32>>> {
+    let Some(timings) = timings else { return plan.submit(picked) };
+    let (result, times) = plan.submit_timed(picked)?;
+    timings.push(times);
+    Ok(result)
 }
 
 /// A sequence being written.

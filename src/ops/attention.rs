@@ -50,6 +50,7 @@ pub fn attention(
     }
     // A guess: half the context is filled.
     pass.cost(flops(m * heads, head_dim, context));
+    pass.moves((qkv.bytes() + out.bytes()) as f64 + (m * context * keys.columns() * 4) as f64);
     let params = k::attention::Params {
         m: count(OP, m)?,
         heads: count(OP, heads)?,

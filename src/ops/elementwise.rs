@@ -87,6 +87,21 @@ pub fn scale(pass: &mut Pass, x: &mut Tensor, factor: f32) -> Result<()> {
     })
 }
 
+/// x = x * factor + x, `times` times, fused where the device fuses: what a device can do at most. With `times` large it is
+/// bound by multiply-adds, 2 `times` operations an element; with 0 by memory, which x crosses twice. The caller vouches that
+/// the products are finite.
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape) unless x is f32.
+pub fn probe(pass: &mut Pass, x: &mut Tensor, factor: f32, times: u32) -> Result<()> {
+    let wg = k::probe::Knobs::default().wg;
+    let on_host = |x: &Tensor| cpu::probe(x, factor, times);
+    one(pass, ("probe", wg), x, on_host, |pass, x, quads, groups| {
+        pass.cost(8.0 * f64::from(quads) * f64::from(times));
+        pass.run(&k::probe::Args { x }, k::probe::Params { quads, times, factor }, Default::default(), groups)
+    })
+}
+
 /// x += y.
 ///
 /// # Errors

@@ -24,6 +24,11 @@ fn ensure_weight(op: &'static str, b: &Tensor) -> Result<()> {
 /// ends an invocation's loops after 65,535 rounds, all loops together, and says nothing.
 const MAX_DEPTH: usize = 16_384;
 
+/// Bytes that a product moves at least.
+fn bytes(operands: &[&Tensor], bias: Option<&Tensor>, out: u64) -> f64 {
+    (operands.iter().copied().chain(bias).map(Tensor::bytes).sum::<u64>() + out) as f64
+}
+
 /// The parts of a depth, one dispatch each: at least one, so that a product over nothing is written too.
 fn parts(depth: usize) -> impl Iterator<Item = Range<usize>> {
     (0..depth.max(1)).step_by(MAX_DEPTH).map(move |first| first..depth.min(first + MAX_DEPTH))
@@ -80,7 +85,6 @@ pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'
     if !out.is_aligned() {
         return through(pass, out, |pass, out| matmul_with(pass, a, b, epilogue, out));
     }
-    pass.cost(flops(m, depth, n));
     let knobs = k::matmul::Knobs::default();
     let n_quads = out.pitch() / 4;
     let groups = [(4 * n_quads).div_ceil(knobs.bn as usize) as u64, m.div_ceil(knobs.bm as usize) as u64, 1];
@@ -96,6 +100,8 @@ pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'
         let accumulate = (part.start > 0).into();
         let Epilogue { bias, activation } = if part.end == depth { epilogue } else { Epilogue::default() };
         let modes = k::matmul::Modes { accumulate, bias: bias.is_some().into(), activation: mode(activation) };
+        pass.cost(flops(m, part.len(), n));
+        pass.moves(bytes(&[a, b], bias, out.bytes()));
         let args = k::matmul::Args { x: a, w: b, bias: bias.unwrap_or(a), out };
         pass.run(&args, params, (knobs, modes), groups)?;
     }
@@ -167,7 +173,6 @@ fn transpose_b(
     const OP: &str = "matmul_transpose_b";
     let ([outer, inner, m, depth], [w_outer, w_inner, n, _]) = (x.shape(), w.shape());
     let batches = outer * inner;
-    pass.cost(flops(batches * m, depth, n));
     // What exceeds 16 bits exceeds a grid too.
     let repeats = |of: usize, to: usize| count(OP, of / to.max(1)).map(|repeats| repeats & 0xffff);
     let quads = |elements: usize| count(OP, elements / 4);
@@ -199,6 +204,8 @@ fn transpose_b(
         let Epilogue { bias, activation } = if part.end == depth { epilogue } else { Epilogue::default() };
         let modes =
             k::matmul_transpose_b::Modes { accumulate, bias: bias.is_some().into(), activation: mode(activation) };
+        pass.cost(flops(batches * m, part.len(), n));
+        pass.moves(bytes(&[x.tensor(), w.tensor()], bias, out.bytes()));
         let args = k::matmul_transpose_b::Args { x: x.tensor(), w: w.tensor(), bias: bias.unwrap_or(x.tensor()), out };
         pass.run(&args, params, (knobs, modes), groups)?;
     }
@@ -287,7 +294,6 @@ pub fn matvec_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'
         let x = aligned(pass, x)?;
         return matvec_with(pass, &x, w, epilogue, out);
     }
-    pass.cost(flops(m, w.columns(), w.rows()));
     let (subgroups, software) = pass.gpu().engine().map_or((false, false), |e| (e.subgroups, e.facts.software));
     for (chunk, columns) in chunk_columns(w, out) {
         let params = k::matvec::Params {
@@ -300,6 +306,8 @@ pub fn matvec_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'
             columns: count(OP, columns)?,
         };
         let (w, bias_or_any) = (&chunk.tensor, bias.unwrap_or(x));
+        pass.cost(flops(m, w.columns(), w.rows()));
+        pass.moves(bytes(&[x, w], bias, (4 * m * columns) as u64));
         if subgroups {
             use k::matvec_subgroup::{Args, Knobs, Modes, Params};
             // A software adapter's subgroup is one SIMD register, and its barriers are dear.

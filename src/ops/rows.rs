@@ -45,6 +45,8 @@ pub fn embed(pass: &mut Pass, rows: &Tensor, w: &Weight, positions: &Tensor, out
             row0: count(OP, chunk.first_row)?,
             n: count(OP, chunk.tensor.rows())?,
         };
+        // A row of each table is read for each that is written.
+        pass.moves(3.0 * out.bytes() as f64);
         let args = k::embed::Args { rows, w: &chunk.tensor, positions, out };
         pass.run(&args, params, Default::default(), grid(m))?;
     }
@@ -83,6 +85,7 @@ pub fn gather(pass: &mut Pass, ids: &Tensor, w: &Weight, out: &mut Tensor) -> Re
             n: count(OP, chunk.tensor.rows())?,
             rows: count(OP, w.rows())?,
         };
+        pass.moves(2.0 * out.bytes() as f64);
         pass.run(&k::gather::Args { ids, w: &chunk.tensor, out }, params, Default::default(), grid(m))?;
     }
     Ok(())
@@ -142,6 +145,7 @@ pub fn rope(pass: &mut Pass, rows: &Tensor, table: &Tensor, x: &mut Tensor, shap
     let knobs = k::rope::Knobs::default();
     let groups = grid(pairs.div_ceil(knobs.wg as usize));
     let modes = k::rope::Modes { halves: (pairing == Pairing::Halves).into() };
+    pass.moves(3.0 * x.bytes() as f64);
     pass.run(&k::rope::Args { rows, table, x }, params, (knobs, modes), groups)
 }
 

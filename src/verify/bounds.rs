@@ -32,6 +32,20 @@ pub(crate) fn product(k: usize, magnitude: f64) -> f64 {
     gamma(k + 3) * magnitude + 2.0 * (k + 1) as f64 * TINY
 }
 
+/// x (1 + factor)^times in single steps: each multiplies the error so far by no more than |factor| + 1 in two roundings, fused
+/// or not, of |x factor| and of the sum.
+pub(crate) fn probe(x: f64, factor: f64, times: u32) -> f64 {
+    let step = |(v, error): (f64, f64), _| {
+        let next = v * factor + v;
+        let largest = v.abs() + error;
+        (
+            next,
+            error * (1.0 + factor).abs() + U * (largest * factor.abs() + (next.abs() + error)) * (1.0 + U) + 2.0 * TINY,
+        )
+    };
+    (0..times).fold((x, if x.abs() < TINY { TINY } else { 0.0 }), step).1
+}
+
 /// An activation of a product whose truth is z within `error`: the error times the steepest slope (1 of relu, at most 1.13
 /// of gelu and 1.1 of silu), and the activation's own error where the product may lie. Silu, x / (1 + exp(-x)), relative:
 /// 3 + 2|x| of exp, one sum, 2.5 of the division; what falls below the normal range may be zero.

@@ -111,6 +111,18 @@ pub(crate) fn scale(bench: &mut Bench<'_>, case: &Elements, factor: f32, mut inp
     compare(&got, &truth, case.columns(), |i| bounds::sum(truth[i]))
 }
 
+pub(crate) fn probe(
+    bench: &mut Bench<'_>,
+    case: &Elements,
+    (factor, times): (f32, u32),
+    mut inputs: Inputs,
+) -> Result<f64, Stop> {
+    let x = draw(case.values, case.count(), &mut inputs);
+    let got = in_place(bench, case, &x, |pass, x| ops::probe(pass, x, factor, times))?;
+    let truth = reference::probe(&x, factor, times);
+    compare(&got, &truth, case.columns(), |i| bounds::probe(x[i].into(), factor.into(), times))
+}
+
 pub(crate) fn mul(bench: &mut Bench<'_>, case: &Elements, mut inputs: Inputs) -> Result<f64, Stop> {
     let x = draw(case.values, case.count(), &mut inputs);
     let y = inputs.uniform(case.count());

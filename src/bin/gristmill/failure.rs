@@ -67,12 +67,14 @@ impl Failure {
             | Error::BadOption { .. } => Outcome::Usage,
             Error::NoAdapter { .. } => Outcome::NoAdapter,
             Error::NonFinite { what, .. } if what == "logits" => Outcome::Wrong,
+            Error::WrongResult { .. } => Outcome::Wrong,
             Error::NonFinite { .. }
             | Error::Io { .. }
             | Error::BadFile { .. }
             | Error::BadConfig { .. }
             | Error::UnsupportedOption { .. }
             | Error::BadTensor { .. }
+            | Error::BadRecord { .. }
             | Error::Tokenizer(_)
             | Error::Limit { .. }
             | Error::TooLarge { .. } => Outcome::Unsupported,

@@ -1,5 +1,6 @@
 //! The command line of gristmill: it reads arguments, calls the library, prints. Results go to stdout, all else to stderr.
 
+mod bench;
 mod demo;
 mod doctor;
 mod failure;
@@ -49,6 +50,9 @@ enum Command {
     /// Run every operation on the adapter and compare it with its reference
     #[command(after_help = EXIT_CODES)]
     Verify(verify::Args),
+    /// Measure how fast this device is, against its own ceilings
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Break the shaders, one small change at a time, and say which changes the cases of `verify` notice
     #[command(after_help = EXIT_CODES)]
     Mutants(mutants::Args),
@@ -99,6 +103,7 @@ fn main() -> ExitCode {
         Some(Command::Generate(args)) => generate::run(args),
         Some(Command::Perplexity(args)) => perplexity::run(args),
         Some(Command::Verify(args)) => verify::run(args),
+        Some(Command::Bench(command)) => bench::run(command),
         Some(Command::Mutants(args)) => mutants::run(args),
         Some(Command::Doctor(args)) => doctor::run(args),
     };

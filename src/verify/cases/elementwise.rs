@@ -2,7 +2,9 @@
 
 use super::Table;
 use crate::reference::Gelu;
-use crate::verify::elementwise::{Elements, Values, add, gelu, mul, relu, repitch, scale, sigmoid, silu, swiglu, tanh};
+use crate::verify::elementwise::{
+    Elements, Values, add, gelu, mul, probe, relu, repitch, scale, sigmoid, silu, swiglu, tanh,
+};
 use crate::verify::inputs::Inputs;
 use crate::verify::runner::{Bench, Stop};
 
@@ -51,8 +53,29 @@ pub(super) fn elementwise(table: &mut Table) {
             let case = case.clone();
             table.row((op, class), &detail, work, move |bench, inputs| run(bench, &case, inputs));
         }
+        let probed = case.clone();
+        let detail_of_probe = format!("{detail} by=-0.63 times=11");
+        table.row(("probe", class), &detail_of_probe, work, move |bench, inputs| {
+            probe(bench, &probed, (-0.63, 11), inputs)
+        });
         let detail = format!("{detail} by=-0.37");
         table.row(("scale", class), &detail, work, move |bench, inputs| scale(bench, &case, -0.37, inputs));
+    }
+    // Odd numbers of rounds and single steps; a factor of -2 turns the sign and is exact.
+    for (i, &(factor, times)) in
+        [(-2.0, 1), (-2.0, 23), (-1.5, 8), (-0.37, 5), (0.25, 9), (-1.01, 1027), (3.0, 0)].iter().enumerate()
+    {
+        let shapes: [&[usize]; 3] = [&[5, 67], &[4096], &[33, 6]];
+        for (j, shape) in shapes.into_iter().enumerate() {
+            // What is multiplied first must be finite too.
+            let is_small = f32::abs(factor) < 1.0 && factor < 0.0 && (i + j) % 2 == 0;
+            let values = if is_small { Values::Sweep } else { Values::Scaled(3) };
+            let case = Elements { shape: shape.to_vec(), values };
+            let detail = format!("{shape:?} {} by={factor} times={times}", format!("{values:?}").to_lowercase());
+            table.row(("probe", "rounds"), &detail, 4096, move |bench, inputs| {
+                probe(bench, &case, (factor, times), inputs)
+            });
+        }
     }
     for by in [0.0, 1.0, -1.0, 1e-30, 1e30] {
         let case = Elements { shape: vec![5, 67], values: Values::Scaled(3) };

@@ -1,0 +1,44 @@
+//! Is it slower than it was? Beyond what the two measurements differ by chance.
+
+use super::record::{Entry, KernelRow, Record};
+
+/// A change that is no change, whatever the intervals say.
+const SMALL: f64 = 0.05;
+
+/// How a row compares with the same row of an earlier run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// The row.
+    pub name: String,
+    /// How many times as long as before, in units of the yardstick; above 1 is slower.
+    pub ratio: f64,
+    /// What the two intervals leave open: the ratio counts beyond it.
+    pub noise: f64,
+}
+
+impl Change {
+    /// Slower, beyond the noise.
+    pub fn is_slower(&self) -> bool {
+        self.ratio > 1.0 + self.noise
+    }
+
+    /// Faster, beyond the noise.
+    pub fn is_faster(&self) -> bool {
+        self.ratio < 1.0 / (1.0 + self.noise)
+    }
+}
+
+/// Compares a row with that of the same name, if an earlier run on the same adapter has it.
+pub fn compare(now: &KernelRow, before: &[Record], adapter: Option<&str>) -> Option<Change> {
+    let known = before.iter().filter(|record| record.environment.adapter.as_ref().map(|a| a.name.as_str()) == adapter);
+    let row = known.filter_map(|record| match &record.entry {
+        Entry::Kernel(row) if row.name == now.name => Some(row),
+        _ => None,
+    });
+    // The last one counts, where a file has several.
+    let before = row.last()?;
+    let ratio = now.relative.median / before.relative.median;
+    // Both medians may lie at the wrong end of their intervals.
+    let noise = now.relative.spread() + before.relative.spread();
+    Some(Change { name: now.name.clone(), ratio, noise: noise.max(SMALL) })
+}

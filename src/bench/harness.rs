@@ -1,0 +1,264 @@
+//! Taking samples: the same way for everything that is timed.
+
+use std::time::{Duration, Instant};
+
+use super::ceilings::Ceilings;
+use super::statistics::Estimate;
+use crate::encode::Clock;
+use crate::error::{Error, Result};
+use crate::gpu::GpuCompute;
+use crate::pass::Pass;
+use crate::tensor::{DType, Tensor};
+
+/// Repetitions at least.
+const REPETITIONS: usize = 7;
+/// How long one repetition should take: long enough for the clocks, short enough for any watchdog.
+const SAMPLE: Duration = Duration::from_millis(25);
+/// Calls in one pass at most.
+const MAX_CALLS: usize = 512;
+/// How far above a ceiling a figure may be: probes have their spread too.
+const SLACK: f64 = 1.25;
+
+/// What a call computed, and where it was right.
+pub struct Output {
+    /// What the first set's call wrote: f32 or words.
+    pub tensor: Tensor,
+    /// `(position in the dense tensor, value, largest error)`.
+    pub expected: Vec<(usize, f64, f64)>,
+}
+
+/// Records one call on the operands of a set.
+type Record = Box<dyn FnMut(&mut Pass, usize) -> Result<()>>;
+
+/// Something that can be timed: calls of one op on one shape, on several sets of operands.
+pub struct Workload {
+    /// `matmul m=256,k=256,n=256 f32`.
+    pub name: String,
+    /// Floating-point operations of a call; 0 where they do not count.
+    pub flops: f64,
+    /// Bytes that a call moves at least.
+    pub bytes: f64,
+    /// Sets of operands.
+    pub sets: usize,
+    /// Bytes of all sets.
+    pub working_set: u64,
+    /// One call.
+    pub record: Record,
+    /// Puts the operands of every set back to what they were: an op in place changes them.
+    pub reset: Option<Box<dyn FnMut(&mut Pass) -> Result<()>>>,
+    /// What is checked before anything is timed.
+    pub output: Output,
+}
+
+/// One repetition, in seconds per call.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    wall: f64,
+    device: Option<f64>,
+}
+
+/// What a workload took.
+#[derive(Debug, Clone)]
+pub struct Measurement {
+    /// The workload's name.
+    pub name: String,
+    /// Seconds per call by the wall: recording, submitting, computing and waiting.
+    pub wall: Estimate,
+    /// Seconds per call by the device's clock, if it has one: from the beginning of the first call to the end of the last.
+    pub device: Option<Estimate>,
+    /// Seconds per call of each repetition, by the device's clock, else by the wall.
+    pub samples: Vec<f64>,
+    /// Calls per repetition.
+    pub calls: usize,
+    /// The kernels that ran; none on the CPU backend.
+    pub kernels: Vec<&'static str>,
+}
+
+impl Measurement {
+    /// Seconds per call, by the device's clock where there is one.
+    pub fn time(&self) -> Estimate {
+        self.device.unwrap_or(self.wall)
+    }
+}
+
+/// Takes samples on one backend.
+#[derive(Debug)]
+pub struct Harness<'a> {
+    gpu: &'a GpuCompute,
+    /// Repetitions of everything; at least seven.
+    pub repetitions: usize,
+    /// How long one repetition should take.
+    pub sample: Duration,
+}
+
+impl<'a> Harness<'a> {
+    /// Seven repetitions of 25 ms.
+    pub fn new(gpu: &'a GpuCompute) -> Harness<'a> {
+        Harness { gpu, repetitions: REPETITIONS, sample: SAMPLE }
+    }
+
+    /// Where it measures.
+    pub fn gpu(&self) -> &'a GpuCompute {
+        self.gpu
+    }
+
+    /// Checks every workload, warms up, and lets them take turns.
+    ///
+    /// # Errors
+    /// [`Error::WrongResult`] for a workload that computes something else; what the device says.
+    pub fn measure(&self, workloads: &mut [&mut Workload]) -> Result<Vec<Measurement>> {
+        let mut calls = Vec::new();
+        let mut kernels = Vec::new();
+        for workload in workloads.iter_mut() {
+            kernels.push(self.check(workload)?);
+            calls.push(self.warm_up(workload)?);
+        }
+        let mut samples: Vec<Vec<Sample>> = workloads.iter().map(|_| Vec::new()).collect();
+        let count = workloads.len();
+        for repetition in 0..self.repetitions.max(REPETITIONS) {
+            // Whoever comes first in one turn comes last in another.
+            for i in (0..count).map(|i| (i + repetition) % count) {
+                if let (Some(workload), Some(&calls), Some(samples)) =
+                    (workloads.get_mut(i), calls.get(i), samples.get_mut(i))
+                {
+                    samples.push(self.sample(workload, calls)?);
+                }
+            }
+        }
+        let facts = workloads.iter().zip(samples).zip(calls.iter().zip(kernels));
+        let measurements = facts.map(|((workload, samples), (&calls, kernels))| {
+            let wall: Vec<f64> = samples.iter().map(|s| s.wall).collect();
+            let device: Option<Vec<f64>> = samples.iter().map(|s| s.device).collect();
+            let none = Estimate { median: f64::NAN, low: f64::NAN, high: f64::NAN };
+            Measurement {
+                name: workload.name.clone(),
+                wall: Estimate::of(&wall).unwrap_or(none),
+                device: device.as_deref().and_then(Estimate::of),
+                samples: device.unwrap_or(wall),
+                calls,
+                kernels,
+            }
+        });
+        Ok(measurements.collect())
+    }
+
+    /// [`Harness::measure`] of one workload, in turns with the [`yardstick`](super::yardstick), judged by what the device can
+    /// do at most. What is above that is measured again, both of them.
+    ///
+    /// # Errors
+    /// [`Error::Implausible`] for a figure that stays above; as [`Harness::measure`].
+    pub fn measure_below(
+        &self,
+        workload: &mut Workload,
+        yardstick: &mut Workload,
+        ceilings: &mut Ceilings,
+    ) -> Result<(Measurement, Measurement)> {
+        let mut message = String::new();
+        for _ in 0..2 {
+            let measured = self.measure(&mut [&mut *workload, &mut *yardstick])?;
+            let Ok([of_workload, of_yardstick]) = <[Measurement; 2]>::try_from(measured) else { break };
+            match self.above(workload, &of_workload, ceilings)? {
+                None => return Ok((of_workload, of_yardstick)),
+                Some(above) => message = above,
+            }
+            ceilings.forget();
+        }
+        Err(Error::Implausible { what: workload.name.clone(), message })
+    }
+
+    /// In what a measurement is above a ceiling.
+    fn above(&self, workload: &Workload, measured: &Measurement, ceilings: &mut Ceilings) -> Result<Option<String>> {
+        let seconds = measured.time().median;
+        let (flops, bytes) = (workload.flops / seconds, workload.bytes / seconds);
+        let peak = ceilings.peak(self)?;
+        let bandwidth = ceilings.bandwidth(self, workload.working_set)?;
+        let message = |found: f64, ceiling: f64, unit: &str| {
+            Some(format!("{:.1} {unit}, {:.2} times what the probe reached", found / 1e9, found / ceiling))
+        };
+        Ok(match () {
+            () if !(seconds > 0.0) => Some("no time passed".to_owned()),
+            () if flops > SLACK * peak => message(flops, peak, "GFLOP/s"),
+            () if bytes > SLACK * bandwidth => message(bytes, bandwidth, "GB/s"),
+            () => None,
+        })
+    }
+
+    /// Runs one call on the first set and compares what it wrote. Returns the kernels.
+    fn check(&self, workload: &mut Workload) -> Result<Vec<&'static str>> {
+        self.reset(workload)?;
+        let mut pass = self.gpu.pass();
+        (workload.record)(&mut pass, 0)?;
+        let mut kernels: Vec<&'static str> = pass.kernels().collect();
+        kernels.dedup();
+        pass.submit()?;
+        let found: Vec<f64> = match workload.output.tensor.dtype() {
+            DType::U32 => self.gpu.read::<u32>(&workload.output.tensor)?.into_iter().map(f64::from).collect(),
+            DType::F16 => self.gpu.read::<half::f16>(&workload.output.tensor)?.into_iter().map(f64::from).collect(),
+            _ => self.gpu.read::<f32>(&workload.output.tensor)?.into_iter().map(f64::from).collect(),
+        };
+        for &(at, expected, bound) in &workload.output.expected {
+            let found = found.get(at).copied().unwrap_or(f64::NAN);
+            if !((found - expected).abs() <= bound) {
+                let message = format!("element {at} is {found}, expected {expected} within {bound:.2e}");
+                return Err(Error::WrongResult { what: workload.name.clone(), message });
+            }
+        }
+        Ok(kernels)
+    }
+
+    fn reset(&self, workload: &mut Workload) -> Result<()> {
+        if let Some(reset) = &mut workload.reset {
+            let mut pass = self.gpu.pass();
+            reset(&mut pass)?;
+            pass.submit()?;
+            self.gpu.wait_idle()?;
+        }
+        Ok(())
+    }
+
+    /// Goes through every set, then says how many calls make a repetition.
+    fn warm_up(&self, workload: &mut Workload) -> Result<usize> {
+        let start = Instant::now();
+        let mut fastest = f64::INFINITY;
+        let mut runs = 0;
+        // The first runs compile and fault pages in; the clocks of a device rise while it works.
+        while runs < 3 || (start.elapsed() < 2 * self.sample && runs < 100) {
+            let sample = self.sample(workload, if runs == 0 { 1 } else { workload.sets.min(MAX_CALLS) })?;
+            fastest = fastest.min(sample.wall);
+            runs += 1;
+            if start.elapsed() > 20 * self.sample {
+                break;
+            }
+        }
+        Ok(((self.sample.as_secs_f64() / fastest) as usize).clamp(1, MAX_CALLS))
+    }
+
+    fn sample(&self, workload: &mut Workload, calls: usize) -> Result<Sample> {
+        self.reset(workload)?;
+        let start = Instant::now();
+        let mut pass = self.gpu.pass();
+        for i in 0..calls {
+            (workload.record)(&mut pass, i % workload.sets.max(1))?;
+        }
+        let times = match self.gpu.clock() {
+            Some(_) => Some(pass.submit_timed(Clock::Whole)?),
+            None => pass.submit().map(|()| None)?,
+        };
+        self.gpu.wait_idle()?;
+        let wall = start.elapsed().as_secs_f64() / calls as f64;
+        let device = times.map(|times| self.gpu.wait(times)).transpose()?.map(|times| times.seconds / calls as f64);
+        Ok(Sample { wall, device })
+    }
+}
+
+impl std::fmt::Debug for Workload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workload").field("name", &self.name).field("sets", &self.sets).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Output").field("tensor", &self.tensor).field("expected", &self.expected.len()).finish()
+    }
+}

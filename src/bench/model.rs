@@ -1,0 +1,138 @@
+//! A model reading a prompt and writing tokens, by llama-bench's tests: `pp` and `tg`, each at a depth.
+
+use std::time::{Duration, Instant};
+
+use super::record::ModelRow;
+use super::statistics::Estimate;
+use crate::error::{Error, Result};
+use crate::model::{Batch, GpuModel, Request, Sampler};
+
+/// The likeliest token each time.
+const GREEDY: Sampler = Sampler { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 };
+
+/// What is timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TestKind {
+    /// Reading so many tokens at once (`pp`): to the logits of the last.
+    Prompt(usize),
+    /// Writing so many, one after the other (`tg`), the likeliest each time.
+    Generation(usize),
+}
+
+/// A test, after so many tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelTest {
+    /// What is timed.
+    pub kind: TestKind,
+    /// Tokens in the cache before.
+    pub depth: usize,
+}
+
+impl ModelTest {
+    /// `pp512`, `tg128 @ d512`.
+    pub fn name(&self) -> String {
+        let name = match self.kind {
+            TestKind::Prompt(n) => format!("pp{n}"),
+            TestKind::Generation(n) => format!("tg{n}"),
+        };
+        if self.depth == 0 { name } else { format!("{name} @ d{}", self.depth) }
+    }
+
+    fn tokens(&self) -> usize {
+        match self.kind {
+            TestKind::Prompt(n) | TestKind::Generation(n) => n,
+        }
+    }
+
+    /// Runs it once to warm up and `repetitions` times for the row. Sampling on the device is part of a `tg`; llama-bench
+    /// leaves it out.
+    ///
+    /// # Errors
+    /// [`Error::ContextFull`] if the context is too short; what the device says.
+    pub fn run(&self, model: &GpuModel, name: &str, repetitions: usize) -> Result<ModelRow> {
+        let (tokens, context) = (self.tokens(), model.config().n_positions);
+        // Writing begins after one token at least.
+        let needed = self.depth + tokens + usize::from(matches!(self.kind, TestKind::Generation(_)));
+        if needed > context {
+            return Err(Error::ContextFull { have: needed, limit: context });
+        }
+        let mut batch = model.batch(1)?;
+        if self.depth > 0 {
+            batch.last_logits(&[(0, &self.ids(model, self.depth))])?;
+        }
+        let mut times = Vec::new();
+        for repetition in 0..=repetitions.max(1) {
+            let time = self.once(model, &mut batch)?;
+            if repetition > 0 {
+                times.push(time);
+            }
+        }
+        Ok(self.row(model, name, &times))
+    }
+
+    /// Ids that differ, none beyond the vocabulary.
+    fn ids(&self, model: &GpuModel, count: usize) -> Vec<u32> {
+        let vocab = model.config().vocab_size.max(1);
+        (0..count).map(|i| ((i * 7919 + 13) % vocab) as u32).collect()
+    }
+
+    fn once(&self, model: &GpuModel, batch: &mut Batch) -> Result<Duration> {
+        batch.rewind(0, self.depth)?;
+        match self.kind {
+            TestKind::Prompt(n) => {
+                let ids = self.ids(model, n);
+                let start = Instant::now();
+                batch.last_logits(&[(0, &ids)])?;
+                Ok(start.elapsed())
+            }
+            TestKind::Generation(n) => {
+                let first = self.ids(model, 1);
+                let start = Instant::now();
+                let request = Request { slot: 0, prompt: &first, max_tokens: n, stop: &[] };
+                let written = batch.generate(&[request], GREEDY)?.collect::<Result<Vec<_>>>()?;
+                let time = start.elapsed();
+                match written.len() == n {
+                    true => Ok(time),
+                    false => Err(Error::ContextFull { have: written.len(), limit: n }),
+                }
+            }
+        }
+    }
+
+    fn row(&self, model: &GpuModel, name: &str, times: &[Duration]) -> ModelRow {
+        let rates: Vec<f64> = times.iter().map(|time| self.tokens() as f64 / time.as_secs_f64()).collect();
+        let nanoseconds: Vec<f64> = times.iter().map(|time| time.as_nanos() as f64).collect();
+        let ((avg_ns, stddev_ns), (avg_ts, stddev_ts)) = (mean(&nanoseconds), mean(&rates));
+        let (n_prompt, n_gen) = match self.kind {
+            TestKind::Prompt(n) => (n, 0),
+            TestKind::Generation(n) => (0, n),
+        };
+        let none = Estimate { median: f64::NAN, low: f64::NAN, high: f64::NAN };
+        ModelRow {
+            model_type: name.to_owned(),
+            model_size: model.weight_bytes(),
+            model_n_params: model.config().parameters().unwrap_or(0),
+            n_prompt,
+            n_gen,
+            n_depth: self.depth,
+            avg_ns: avg_ns as u64,
+            stddev_ns: stddev_ns as u64,
+            avg_ts,
+            stddev_ts,
+            samples_ns: nanoseconds.iter().map(|&ns| ns as u64).collect(),
+            tokens_per_s: Estimate::of(&rates).unwrap_or(none),
+            samples_ts: rates,
+            type_k: "f32".to_owned(),
+            type_v: "f32".to_owned(),
+            flash_attn: true,
+        }
+    }
+}
+
+/// Mean and standard deviation.
+fn mean(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+    (mean, if n > 1.0 { (squares / (n - 1.0)).sqrt() } else { 0.0 })
+}

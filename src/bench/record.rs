@@ -1,0 +1,323 @@
+//! What was measured, kept: JSON lines, each complete in itself. `benches/record/README.md` says what the fields mean.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::statistics::Estimate;
+use crate::error::{Error, Result};
+use crate::gpu::GpuCompute;
+
+/// Name and version of the schema; the version rises with every change that a reader must know of.
+pub const SCHEMA: &str = "gristmill-bench/1";
+
+/// Where, when and by which command something was measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Environment {
+    /// UTC, RFC 3339.
+    pub date: String,
+    /// The command line.
+    pub command: String,
+    /// This crate's version.
+    pub version: String,
+    /// The commit, with `-dirty` where the tree had changes; from `GRISTMILL_COMMIT`, else from git, if it is there.
+    pub commit: Option<String>,
+    /// Operating system and processor family.
+    pub os: String,
+    /// The processor's name, and how many threads there are.
+    pub processor: String,
+    /// Threads of the CPU backend.
+    pub threads: usize,
+    /// `gpu` or `cpu`.
+    pub backend: String,
+    /// The adapter; `null` on the CPU backend.
+    pub adapter: Option<Adapter>,
+}
+
+/// Which adapter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Adapter {
+    /// As the driver gives it.
+    pub name: String,
+    /// `discrete`, `integrated`, `virtual`, `software` or `other`.
+    pub kind: String,
+    /// `vulkan`, `metal`, `dx12` or `gl`.
+    pub backend: String,
+    /// Driver and version.
+    pub driver: String,
+    /// It computes on the processor: never a GPU's speed.
+    pub software: bool,
+}
+
+/// What the maker says a device can do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Datasheet {
+    /// f32 GFLOP/s outside the matrix units.
+    pub gflops: f64,
+    /// GB/s.
+    pub gb_per_s: f64,
+    /// Where it says so.
+    pub source: String,
+}
+
+/// One kernel at one shape.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KernelRow {
+    /// Op, shape and type: by this, rows of two runs are matched.
+    pub name: String,
+    /// The op.
+    pub op: String,
+    /// `m=1,k=768,n=2304`.
+    pub shape: String,
+    /// What the weight is stored in.
+    pub dtype: String,
+    /// The kernels that ran; none on the CPU backend.
+    pub kernels: Vec<String>,
+    /// Floating-point operations of products in a call.
+    pub flops: f64,
+    /// Bytes that a call moves at least.
+    pub bytes: f64,
+    /// Sets of operands that took turns.
+    pub sets: usize,
+    /// Bytes of all of them.
+    pub working_set: u64,
+    /// Calls in a repetition.
+    pub calls: usize,
+    /// Repetitions.
+    pub repetitions: usize,
+    /// Microseconds a call by the wall.
+    pub wall_us: Estimate,
+    /// Microseconds a call by the device's clock; `null` without one.
+    pub device_us: Option<Estimate>,
+    /// Microseconds of the yardstick (`probe`, the same for every row), in turns with this.
+    pub yardstick_us: Estimate,
+    /// How many times as long as the yardstick, of each pair: what is compared with a baseline, because whatever else the
+    /// machine did happened to both.
+    pub relative: Estimate,
+    /// GFLOP/s, from the device's time if there is one; `null` without products.
+    pub gflops: Option<f64>,
+    /// GB/s, likewise.
+    pub gb_per_s: f64,
+    /// The peak that the probe reached, in GFLOP/s of f32 multiply-adds.
+    pub peak_gflops: f64,
+    /// The bandwidth that the probe reached at this working set, in GB/s.
+    pub peak_gb_per_s: f64,
+    /// The maker's figures, where they are known.
+    pub datasheet: Option<Datasheet>,
+}
+
+/// A model reading or writing, as llama-bench has it: the same names, so that rows can be laid side by side.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelRow {
+    /// What was run.
+    pub model_type: String,
+    /// Bytes of weights.
+    pub model_size: u64,
+    /// Weights.
+    pub model_n_params: u64,
+    /// Tokens read.
+    pub n_prompt: usize,
+    /// Tokens written.
+    pub n_gen: usize,
+    /// Tokens in the cache before.
+    pub n_depth: usize,
+    /// Mean nanoseconds.
+    pub avg_ns: u64,
+    /// Their standard deviation.
+    pub stddev_ns: u64,
+    /// Mean tokens a second.
+    pub avg_ts: f64,
+    /// Their standard deviation.
+    pub stddev_ts: f64,
+    /// Every repetition.
+    pub samples_ns: Vec<u64>,
+    /// Every repetition.
+    pub samples_ts: Vec<f64>,
+    /// Tokens a second, median and interval.
+    pub tokens_per_s: Estimate,
+    /// What keys are kept in.
+    pub type_k: String,
+    /// What values are kept in.
+    pub type_v: String,
+    /// Attention without a matrix of scores.
+    pub flash_attn: bool,
+}
+
+/// A row of the parity example.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ParityRow {
+    /// `GPU-001`.
+    pub id: String,
+    /// What it is.
+    pub name: String,
+    /// `PASS`, `BELOW` or `SKIP`.
+    pub status: String,
+    /// Why it is skipped, or what else must be known.
+    pub note: String,
+    /// What was reached.
+    pub value: Option<Estimate>,
+    /// The one threshold.
+    pub target: f64,
+    /// Of both.
+    pub unit: String,
+    /// A shorter run, which never passes.
+    pub quick: bool,
+}
+
+/// What a line is about.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Entry {
+    /// A kernel at a shape.
+    Kernel(KernelRow),
+    /// A model reading or writing.
+    Model(ModelRow),
+    /// A row of the parity example.
+    Parity(ParityRow),
+}
+
+/// A line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Where it was measured.
+    pub environment: Environment,
+    /// What.
+    #[serde(flatten)]
+    pub entry: Entry,
+}
+
+impl Environment {
+    /// This program, now, on this backend.
+    pub fn of(gpu: &GpuCompute) -> Environment {
+        let adapter = gpu.adapter().map(|facts| Adapter {
+            name: facts.name.clone(),
+            kind: facts.kind.to_owned(),
+            backend: facts.backend.clone(),
+            driver: facts.driver.clone(),
+            software: facts.software,
+        });
+        let mut words: Vec<String> = std::env::args().collect();
+        if let Some(program) = words.first_mut() {
+            // The name of the program, without where it lies on this machine.
+            let name = std::path::Path::new(program.as_str()).file_name().map(|n| n.to_string_lossy().into_owned());
+            *program = name.unwrap_or_default();
+        }
+        Environment {
+            date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            command: words.join(" "),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: commit(),
+            os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            processor: processor(),
+            threads: rayon::current_num_threads(),
+            backend: if gpu.is_gpu() { "gpu" } else { "cpu" }.to_owned(),
+            adapter,
+        }
+    }
+
+    /// A folder of `benches/record`: the adapter's name in letters, digits and dashes.
+    pub fn folder(&self) -> String {
+        let Some(adapter) = &self.adapter else { return "cpu".to_owned() };
+        let words = adapter.name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+        let words: Vec<String> = words.map(str::to_lowercase).collect();
+        words.join("-")
+    }
+}
+
+fn commit() -> Option<String> {
+    if let Ok(commit) = std::env::var("GRISTMILL_COMMIT") {
+        return Some(commit).filter(|commit| !commit.is_empty());
+    }
+    let git = |arguments: &[&str]| {
+        let output = std::process::Command::new("git").args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let commit = git(&["rev-parse", "--short", "HEAD"])?;
+    let is_clean = git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
+    Some(if is_clean { commit } else { commit + "-dirty" })
+}
+
+fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name =
+        text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim()));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{}, {threads} threads", name.unwrap_or("unknown"))
+}
+
+impl Record {
+    /// A line about this backend.
+    pub fn new(environment: &Environment, entry: Entry) -> Record {
+        Record { schema: SCHEMA.to_owned(), environment: environment.clone(), entry }
+    }
+
+    /// As a line, without its end.
+    ///
+    /// # Errors
+    /// [`Error::BadRecord`] if a number is none.
+    pub fn to_line(&self) -> Result<String> {
+        self.validate()?;
+        serde_json::to_string(self).map_err(|error| bad(error.to_string()))
+    }
+
+    /// Numbers that are none, intervals without their median, too few repetitions.
+    ///
+    /// # Errors
+    /// [`Error::BadRecord`].
+    pub fn validate(&self) -> Result<()> {
+        let check = |holds: bool, what: &str| if holds { Ok(()) } else { Err(bad(what.to_owned())) };
+        let interval = |e: &Estimate| e.low <= e.median && e.median <= e.high && e.high.is_finite() && e.low >= 0.0;
+        check(self.schema == SCHEMA, &format!("the schema is `{}`; this reads `{SCHEMA}`", self.schema))?;
+        check(
+            !self.environment.command.is_empty() && self.environment.date.ends_with('Z'),
+            "command or date is missing",
+        )?;
+        match &self.entry {
+            Entry::Kernel(row) => {
+                let estimates = [Some(row.wall_us), row.device_us, Some(row.yardstick_us), Some(row.relative)];
+                check(estimates.iter().flatten().all(interval), "an interval of `kernel` is none")?;
+                check(row.repetitions >= 7, "fewer than seven repetitions")?;
+                check(row.sets > 0 && row.calls > 0 && row.wall_us.median > 0.0, "nothing was measured")?;
+                check(row.peak_gflops > 0.0 && row.peak_gb_per_s > 0.0, "no ceiling")
+            }
+            Entry::Model(row) => {
+                check(interval(&row.tokens_per_s), "an interval of `model` is none")?;
+                check(
+                    row.samples_ns.len() == row.samples_ts.len() && !row.samples_ns.is_empty(),
+                    "samples are missing",
+                )?;
+                check(row.n_prompt + row.n_gen > 0, "no tokens")
+            }
+            Entry::Parity(row) => {
+                check(row.value.as_ref().is_none_or(interval), "an interval of `parity` is none")?;
+                check(["PASS", "BELOW", "SKIP"].contains(&row.status.as_str()), "an unknown status")?;
+                check(row.status == "SKIP" || row.value.is_some(), "a status without a value")?;
+                check(row.status != "SKIP" || !row.note.is_empty(), "skipped without a reason")?;
+                check(!(row.quick && row.status == "PASS"), "a quick run passes nothing")
+            }
+        }
+    }
+}
+
+fn bad(message: String) -> Error {
+    Error::BadRecord { line: 0, message }
+}
+
+/// Reads JSON lines.
+///
+/// # Errors
+/// [`Error::BadRecord`], with the line, for what is no record of this schema.
+pub fn parse_records(text: &str) -> Result<Vec<Record>> {
+    let numbered = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let parse = |(i, line): (usize, &str)| {
+        let at = |message: String| Error::BadRecord { line: i + 1, message };
+        let record: Record = serde_json::from_str(line).map_err(|error| at(error.to_string()))?;
+        record.validate().map_err(|error| at(error.to_string()))?;
+        Ok(record)
+    };
+    numbered.map(parse).collect()
+}

@@ -1,0 +1,303 @@
+//! From a list of steps to a submission: one compute pass per run of dispatches, parameters, readbacks and, where somebody
+//! wants to know how long it took, timestamps. The schedule is the same with and without them.
+
+use std::sync::Arc;
+
+use crate::cache::PARAMS_STRIDE;
+use crate::counters::Counters;
+use crate::error::{Error, Result};
+use crate::gpu::{Engine, GpuCompute};
+use crate::kernel::{Kernel, ParamsVia};
+use crate::pool::{Kind, Lease};
+use crate::queue::Read;
+use crate::result::{AsyncGpuResult, Promise};
+use crate::seam::Seam;
+use crate::tensor::Tensor;
+
+/// Timestamps that one set may hold: WebGPU's limit.
+const MAX_TIMESTAMPS: usize = 4096;
+
+/// One command.
+#[derive(Clone)]
+pub(crate) enum Step {
+    Dispatch {
+        kernel: &'static Kernel,
+        pipeline: wgpu::ComputePipeline,
+        bindings: wgpu::BindGroup,
+        params: [u8; crate::reflect::MAX_PARAMS_BYTES as usize],
+        params_bytes: usize,
+        grid: [u32; 3],
+        work: Work,
+    },
+    Copy {
+        source: Arc<Lease>,
+        source_offset: u64,
+        target: Arc<Lease>,
+        target_offset: u64,
+        bytes: u64,
+    },
+}
+
+/// How finely a device can time its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Clock {
+    /// From the beginning of a pass's first dispatch to the end of its last.
+    Whole,
+    /// Every dispatch, by timestamps between them, all in one compute pass.
+    Each,
+}
+
+/// What a dispatch is estimated to cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Work {
+    /// Floating-point operations, of products alone.
+    pub flops: f64,
+    /// Bytes that must be moved at least: every operand once, what is changed in place twice.
+    pub bytes: f64,
+}
+
+/// The device's time of one dispatch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct DispatchTime {
+    /// The op.
+    pub op: &'static str,
+    /// The kernel.
+    pub kernel: &'static str,
+    /// Seconds from the end of the dispatch before to its own end.
+    pub seconds: f64,
+    /// What it was estimated to cost.
+    pub work: Work,
+}
+
+/// The device's time of one pass.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct PassTimes {
+    /// Seconds from the beginning of the first dispatch to the end of the last.
+    pub seconds: f64,
+    /// With [`Clock::Each`], every dispatch, in order; their times add up to `seconds`.
+    pub dispatches: Vec<DispatchTime>,
+}
+
+/// Parameters in a uniform buffer, one slot per dispatch, for devices without immediates.
+struct UniformParams {
+    lease: Arc<Lease>,
+    bind_group: wgpu::BindGroup,
+    bytes: Vec<u8>,
+}
+
+fn uniform_params(engine: &Engine, steps: &[Step]) -> Result<Option<UniformParams>> {
+    let dispatches = steps.iter().filter_map(|step| match step {
+        Step::Dispatch { params, .. } => Some(params),
+        Step::Copy { .. } => None,
+    });
+    let mut bytes = Vec::new();
+    for params in dispatches {
+        bytes.extend_from_slice(params);
+        bytes.resize(bytes.len().next_multiple_of(PARAMS_STRIDE as usize), 0);
+    }
+    if engine.params == ParamsVia::Immediate || bytes.is_empty() {
+        return Ok(None);
+    }
+    let lease = engine.pool.take(Kind::Uniform, bytes.len() as u64)?;
+    let bind_group = engine.cache.uniform(lease.id, &lease.buffer)?;
+    Ok(Some(UniformParams { lease, bind_group, bytes }))
+}
+
+/// The timestamps of a submission: a set, where its values go, and who waits for them.
+struct Timestamps {
+    clock: Clock,
+    count: usize,
+    resolved: Arc<Lease>,
+    staging: Arc<Lease>,
+}
+
+/// Encodes the steps and the readbacks and hands them to the queue.
+pub(crate) fn submit(engine: &Engine, steps: &[Step], reads: Vec<(Tensor, Promise)>) -> Result<()> {
+    // A result that nobody holds any more is not read.
+    let wanted: Vec<_> = reads.into_iter().filter(|(_, promise)| !promise.is_abandoned()).collect();
+    if steps.is_empty() && wanted.is_empty() {
+        return Ok(());
+    }
+    hand_in(engine, steps, wanted, None)
+}
+
+/// [`submit`] with timestamps.
+pub(crate) fn submit_timed(
+    gpu: &GpuCompute,
+    steps: &[Step],
+    reads: Vec<(Tensor, Promise)>,
+    clock: Clock,
+) -> Result<AsyncGpuResult<PassTimes>> {
+    let none = Error::Limit {
+        limit: "timestamps",
+        wanted: clock as u64 + 1,
+        granted: gpu.clock().map_or(0, |c| c as u64 + 1),
+    };
+    let Some(engine) = gpu.engine().filter(|_| gpu.clock() >= Some(clock)) else { return Err(none) };
+    let dispatches: Vec<(&'static Kernel, Work)> = steps.iter().filter_map(Step::dispatch).collect();
+    let count = if clock == Clock::Each { dispatches.len() + 1 } else { 2 };
+    if count > MAX_TIMESTAMPS {
+        let what = "the timestamps of a pass".to_owned();
+        return Err(Error::TooLarge { what, needed: count as u64, limit: MAX_TIMESTAMPS as u64 });
+    }
+    let seconds_per_tick = engine.seconds_per_tick;
+    let (times, promise) = AsyncGpuResult::new(move |bytes: Vec<u8>| {
+        let ticks: Vec<u64> = bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned).take(count).collect();
+        pass_times(&ticks, seconds_per_tick, if clock == Clock::Each { &dispatches } else { &[] })
+    });
+    hand_in(engine, steps, reads, Some((clock, count, promise)))?;
+    Ok(times)
+}
+
+/// Times from timestamps: one at the beginning, and one after every dispatch or one at the end.
+fn pass_times(ticks: &[u64], seconds_per_tick: f64, dispatches: &[(&'static Kernel, Work)]) -> PassTimes {
+    let seconds = |from: u64, to: u64| to.saturating_sub(from) as f64 * seconds_per_tick;
+    let time = |(pair, &(kernel, work)): (&[u64], &(&'static Kernel, Work))| DispatchTime {
+        op: kernel.op,
+        kernel: kernel.name,
+        seconds: pair.first().zip(pair.last()).map_or(0.0, |(&from, &to)| seconds(from, to)),
+        work,
+    };
+    PassTimes {
+        seconds: ticks.first().zip(ticks.last()).map_or(0.0, |(&from, &to)| seconds(from, to)),
+        dispatches: ticks.windows(2).zip(dispatches).map(time).collect(),
+    }
+}
+
+impl Step {
+    fn dispatch(&self) -> Option<(&'static Kernel, Work)> {
+        match self {
+            Step::Dispatch { kernel, work, .. } => Some((kernel, *work)),
+            Step::Copy { .. } => None,
+        }
+    }
+}
+
+/// Leases what a submission needs beside its tensors, and submits.
+fn hand_in(
+    engine: &Engine,
+    steps: &[Step],
+    wanted: Vec<(Tensor, Promise)>,
+    timed: Option<(Clock, usize, Promise)>,
+) -> Result<()> {
+    let take = |kind: Kind, bytes: u64| engine.pool.take(kind, bytes);
+    let staging = wanted.iter().map(|(tensor, _)| take(Kind::Readback, tensor.bytes()));
+    let leased = staging.collect::<Result<Vec<_>>>().and_then(|staging| {
+        let timestamps = |&(clock, count, _): &(Clock, usize, Promise)| {
+            let bytes = 8 * count as u64;
+            Ok(Timestamps {
+                clock,
+                count,
+                resolved: take(Kind::Queries, bytes)?,
+                staging: take(Kind::Readback, bytes)?,
+            })
+        };
+        Ok((staging, uniform_params(engine, steps)?, timed.as_ref().map(timestamps).transpose()?))
+    });
+    let (staging, uniforms, timestamps) = match leased {
+        Ok(leased) => leased,
+        Err(error) => {
+            let promises = wanted.into_iter().map(|(_, promise)| promise).chain(timed.map(|(.., promise)| promise));
+            promises.for_each(|promise| promise.complete(Err(error.clone())));
+            return Err(error);
+        }
+    };
+    let mut copies = Vec::new();
+    let mut queued = Vec::new();
+    for ((tensor, promise), staging) in wanted.into_iter().zip(staging) {
+        queued.push(Read { staging: Arc::clone(&staging), bytes: tensor.bytes(), promise });
+        copies.push((tensor, staging));
+    }
+    if let (Some((_, count, promise)), Some(timestamps)) = (timed, &timestamps) {
+        queued.push(Read { staging: Arc::clone(&timestamps.staging), bytes: 8 * count as u64, promise });
+    }
+    let dispatches = steps.iter().filter_map(Step::dispatch).count();
+    Counters::add(&engine.counters.dispatches, dispatches as u64);
+    let prepare = |seam: &dyn Seam| {
+        // This buffer is leased for this submission alone, so the write precedes it and follows all earlier ones.
+        if let Some(uniforms) = &uniforms {
+            seam.write(&uniforms.lease.buffer, 0, &uniforms.bytes);
+        }
+    };
+    engine.queue.submit(queued, prepare, &mut |device| {
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let params = uniforms.as_ref().map(|uniforms| &uniforms.bind_group);
+        match &timestamps {
+            None => encode(&mut encoder, steps, params, None),
+            Some(timestamps) => encode_timed(device, &mut encoder, steps, params, timestamps),
+        }
+        for (tensor, staging) in &copies {
+            if let Some(lease) = tensor.lease() {
+                encoder.copy_buffer_to_buffer(&lease.buffer, tensor.offset, &staging.buffer, 0, tensor.bytes());
+            }
+        }
+        encoder.finish()
+    })
+}
+
+/// [`encode`] between timestamps, which go to their readback buffer.
+fn encode_timed(
+    device: &wgpu::Device,
+    encoder: &mut wgpu::CommandEncoder,
+    steps: &[Step],
+    params: Option<&wgpu::BindGroup>,
+    timestamps: &Timestamps,
+) {
+    let Timestamps { clock, count, resolved, staging } = timestamps;
+    let count = *count as u32;
+    let set = device.create_query_set(&wgpu::QuerySetDescriptor { label: None, ty: wgpu::QueryType::Timestamp, count });
+    encode(encoder, steps, params, Some((&set, *clock)));
+    encoder.resolve_query_set(&set, 0..count, &resolved.buffer, 0);
+    encoder.copy_buffer_to_buffer(&resolved.buffer, 0, &staging.buffer, 0, 8 * u64::from(count));
+}
+
+/// The whole of command encoding: one compute pass per run of dispatches.
+fn encode(
+    encoder: &mut wgpu::CommandEncoder,
+    steps: &[Step],
+    uniforms: Option<&wgpu::BindGroup>,
+    timed: Option<(&wgpu::QuerySet, Clock)>,
+) {
+    let runs = steps.chunk_by(|a, b| a.dispatch().is_some() == b.dispatch().is_some());
+    let last = steps.iter().rposition(|step| step.dispatch().is_some());
+    let (mut done, mut slot) = (0, 0u32);
+    for run in runs {
+        done += run.len();
+        if run.iter().all(|step| step.dispatch().is_none()) {
+            run.iter().for_each(|step| copy(encoder, step));
+            continue;
+        }
+        let is_last = last.is_some_and(|last| last < done);
+        let timestamp_writes = timed.map(|(query_set, clock)| wgpu::ComputePassTimestampWrites {
+            query_set,
+            beginning_of_pass_write_index: Some(0).filter(|_| slot == 0),
+            end_of_pass_write_index: Some(1).filter(|_| is_last && clock == Clock::Whole),
+        });
+        // A pass that writes no timestamp must not name a set.
+        let timestamp_writes = timestamp_writes
+            .filter(|w| w.beginning_of_pass_write_index.is_some() || w.end_of_pass_write_index.is_some());
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
+        for step in run {
+            let Step::Dispatch { pipeline, bindings, params, params_bytes, grid, .. } = step else { continue };
+            pass.set_pipeline(pipeline);
+            pass.set_bind_group(0, bindings, &[]);
+            match uniforms {
+                Some(group) => pass.set_bind_group(1, group, &[slot * PARAMS_STRIDE as u32]),
+                None => pass.set_immediates(0, params.get(..*params_bytes).unwrap_or_default()),
+            }
+            slot += 1;
+            pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
+            if let Some((set, Clock::Each)) = timed {
+                pass.write_timestamp(set, slot);
+            }
+        }
+    }
+}
+
+fn copy(encoder: &mut wgpu::CommandEncoder, step: &Step) {
+    if let Step::Copy { source, source_offset, target, target_offset, bytes } = step {
+        encoder.copy_buffer_to_buffer(&source.buffer, *source_offset, &target.buffer, *target_offset, *bytes);
+    }
+}

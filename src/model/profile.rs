@@ -1,0 +1,135 @@
+//! Where the time of a token goes: the device's time of every dispatch of the decoding plan, as it is replayed, and what is
+//! left of the wall's.
+
+use std::time::Instant;
+
+use crate::encode::{Clock, DispatchTime, PassTimes, Work};
+use crate::error::{Error, Result};
+use crate::model::batch::Batch;
+use crate::model::generation::Request;
+use crate::model::{Config, GpuModel};
+use crate::ops::Sampler;
+
+/// Tokens before the clock starts.
+const WARM_UP: usize = 3;
+/// The likeliest token each time.
+const GREEDY: Sampler = Sampler { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 };
+
+/// What the dispatches of one kernel take, per token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpTime {
+    /// The op.
+    pub op: &'static str,
+    /// The kernel.
+    pub kernel: &'static str,
+    /// How many a token has.
+    pub dispatches: usize,
+    /// Seconds on the device.
+    pub seconds: f64,
+    /// What they were estimated to cost.
+    pub work: Work,
+}
+
+/// A token, accounted for: the rows and [`other`](Profile::other) add up to `seconds`.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Profile {
+    /// Tokens that were timed.
+    pub tokens: usize,
+    /// Position of the first of them.
+    pub position: usize,
+    /// Seconds a token by the wall, with timestamps.
+    pub seconds: f64,
+    /// Seconds a token by the wall, without them: what the timestamps cost is the difference.
+    pub seconds_untimed: f64,
+    /// By kernel, the longest first.
+    pub rows: Vec<OpTime>,
+}
+
+impl Profile {
+    /// Seconds a token that no dispatch accounts for: recording, submitting, the way back, and gaps between tokens.
+    pub fn other(&self) -> f64 {
+        self.seconds - self.rows.iter().map(|row| row.seconds).sum::<f64>()
+    }
+}
+
+impl GpuModel {
+    /// Writes `tokens` tokens after `depth` others, twice: as always, and with timestamps. The schedule is the same.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] where the device cannot time dispatches, as on the CPU backend; [`Error::ContextFull`].
+    pub fn profile(&self, depth: usize, tokens: usize) -> Result<Profile> {
+        let (tokens, depth) = (tokens.max(1), depth.max(1));
+        if self.gpu().clock() < Some(Clock::Each) {
+            return Err(Error::Limit { limit: "timestamps within a pass", wanted: 1, granted: 0 });
+        }
+        let (needed, limit) = (depth + WARM_UP + tokens, self.config().n_positions);
+        if needed > limit {
+            return Err(Error::ContextFull { have: needed, limit });
+        }
+        let mut batch = self.batch(1)?;
+        let prompt = vec![0; depth];
+        let (last, before) = prompt.split_last().ok_or(Error::EmptyPrompt)?;
+        if !before.is_empty() {
+            batch.last_logits(&[(0, before)])?;
+        }
+        let seconds_untimed = write(&mut batch, *last, tokens)?;
+        batch.rewind(0, depth - 1)?;
+        batch.timings = Some(Vec::new());
+        let seconds = write(&mut batch, *last, tokens)?;
+        let times = batch.timings.take().unwrap_or_default();
+        let first = times.len().saturating_sub(tokens);
+        let mut rows: Vec<OpTime> = Vec::new();
+        for (step, times) in times.into_iter().enumerate().skip(first) {
+            add(&mut rows, &self.gpu().wait(times)?, self.config(), depth + step);
+        }
+        for row in &mut rows {
+            let per_token = 1.0 / tokens as f64;
+            row.seconds *= per_token;
+            row.work = Work { flops: row.work.flops * per_token, bytes: row.work.bytes * per_token };
+            row.dispatches /= tokens;
+        }
+        rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        Ok(Profile { tokens, position: depth + first, seconds, seconds_untimed, rows })
+    }
+}
+
+/// Seconds a token, once the first few have come.
+fn write(batch: &mut Batch, last: u32, tokens: usize) -> Result<f64> {
+    let prompt = [last];
+    let request = Request { slot: 0, prompt: &prompt, max_tokens: WARM_UP + tokens, stop: &[] };
+    let mut start = Instant::now();
+    for (i, token) in batch.generate(&[request], GREEDY)?.enumerate() {
+        token?;
+        if i + 1 == WARM_UP {
+            start = Instant::now();
+        }
+    }
+    Ok(start.elapsed().as_secs_f64() / tokens as f64)
+}
+
+/// Adds the dispatches of a token at `position`.
+fn add(rows: &mut Vec<OpTime>, times: &PassTimes, config: &Config, position: usize) {
+    for &DispatchTime { op, kernel, seconds, work } in &times.dispatches {
+        // How far attention looks is known on the device alone, and here.
+        let work = if op == "attention" { attention(config, position) } else { work };
+        let row = match rows.iter_mut().position(|row| row.kernel == kernel) {
+            Some(known) => rows.get_mut(known),
+            None => {
+                rows.push(OpTime { op, kernel, dispatches: 0, seconds: 0.0, work: Work::default() });
+                rows.last_mut()
+            }
+        };
+        if let Some(row) = row {
+            row.dispatches += 1;
+            row.seconds += seconds;
+            row.work = Work { flops: row.work.flops + work.flops, bytes: row.work.bytes + work.bytes };
+        }
+    }
+}
+
+/// One row that looks at all positions up to its own: queries, keys, values and output.
+fn attention(config: &Config, position: usize) -> Work {
+    let (keys, width) = ((position + 1) as f64, config.hidden_size as f64);
+    Work { flops: 4.0 * keys * width, bytes: 4.0 * (2.0 * keys * width + 4.0 * width) }
+}
