@@ -7,11 +7,11 @@
 
 mod attention;
 mod batched;
-mod bounds;
+pub(crate) mod bounds;
 mod cases;
 mod cast;
 mod elementwise;
-mod inputs;
+pub(crate) mod inputs;
 mod layout;
 pub mod mutants;
 mod norms;
