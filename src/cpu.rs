@@ -29,7 +29,7 @@ pub(crate) use cast::cast;
 pub(crate) use elementwise::{add, gelu, mul, probe, relu, scale, sigmoid, silu, swiglu, tanh};
 pub(crate) use layout::transpose;
 pub(crate) use norms::{add_layer_norm, layer_norm, log_softmax, rms_norm, softmax};
-pub(crate) use products::{linear, matmul};
+pub(crate) use products::{linear, matmul, product_of_slices};
 pub(crate) use reduce::{dot, reduce};
 pub(crate) use rows::{advance, argmax, embed, gather, rope};
 pub(crate) use sample::{pick, sample, uniform};

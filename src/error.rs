@@ -110,6 +110,14 @@ pub enum Error {
         /// The value, and those that are possible.
         message: String,
     },
+    /// A calibration that was measured elsewhere: it says nothing of this adapter, or of this many threads.
+    #[error("the calibration is of {measured_on}, this is {this}; measure it here")]
+    ForeignCalibration {
+        /// Where it was measured.
+        measured_on: String,
+        /// What it was offered to.
+        this: String,
+    },
     /// An empty prompt.
     #[error("the prompt is empty; give at least one token")]
     EmptyPrompt,

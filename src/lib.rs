@@ -38,6 +38,12 @@ mod queue;
 #[cfg(feature = "gpu")]
 mod result;
 #[cfg(feature = "gpu")]
+mod scheduler;
+#[cfg(all(test, feature = "gpu"))]
+mod scheduler_model_tests;
+#[cfg(all(test, feature = "gpu"))]
+mod scheduler_tests;
+#[cfg(feature = "gpu")]
 mod seam;
 #[cfg(feature = "gpu")]
 mod slices;
@@ -64,6 +70,10 @@ pub use {
     pass::Pass,
     pool::{GpuBufferPool, PoolStats},
     result::AsyncGpuResult,
+    scheduler::{
+        Calibration, Cost, Decision, HostPoolStats, HybridScheduler, MatmulOp, Place, Residency, SchedulerStats, Table,
+        Why,
+    },
     tensor::{DType, Tensor, Weight},
 };
 #[cfg(feature = "gpu")]

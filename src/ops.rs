@@ -29,6 +29,7 @@ pub use norms::{add_layer_norm, layer_norm, log_softmax, rms_norm, softmax};
 pub use products::{
     Epilogue, MATVEC_ROWS, linear, linear_with, matmul, matmul_transpose_b, matmul_with, matvec, matvec_with,
 };
+pub(crate) use products::{fits, tiled};
 pub(crate) use reduce::PART;
 pub use reduce::{dot, reduce};
 pub use rows::{advance, argmax, embed, gather, rope, rope_table};

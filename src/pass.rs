@@ -12,7 +12,7 @@ use crate::result::AsyncGpuResult;
 use crate::tensor::{DType, Storage, Tensor, device_bytes, unpitch};
 
 /// WebGPU's limit of workgroups per dimension; larger grids fold to two dimensions.
-const MAX_GROUPS: u64 = 65_535;
+pub(crate) const MAX_GROUPS: u64 = 65_535;
 
 /// `count` workgroups, folded to two dimensions where one is too short. Kernels compute `y * groups.x + x` and return where
 /// that is past the end.
@@ -223,16 +223,39 @@ impl Pass {
     /// # Errors
     /// [`Error::Shape`] if `T` is not as large as an element; [`Error::ForeignBuffer`] for a tensor of another device.
     pub fn read<T: bytemuck::Pod + Send>(&mut self, tensor: &Tensor) -> Result<AsyncGpuResult<Vec<T>>> {
+        let (shape, pitch) = ((tensor.rows(), tensor.columns()), tensor.pitch());
+        self.read_with(tensor, size_of::<T>(), move |bytes: Vec<u8>| unpitch(&bytes, shape, pitch))
+    }
+
+    /// [`Pass::read`] of a tensor of f32 into memory that is there already. `into` has as many elements as the tensor.
+    pub(crate) fn read_into(&mut self, tensor: &Tensor, mut into: Vec<f32>) -> Result<AsyncGpuResult<Vec<f32>>> {
+        let (columns, pitch) = (tensor.columns(), tensor.pitch());
+        self.read_with(tensor, size_of::<f32>(), move |bytes: Vec<u8>| {
+            let rows = into.chunks_mut(columns.max(1)).zip(bytes.chunks(4 * pitch.max(1)));
+            for (row, bytes) in rows {
+                let row: &mut [u8] = bytemuck::cast_slice_mut(row);
+                row.copy_from_slice(bytes.get(..row.len()).unwrap_or_default());
+            }
+            into
+        })
+    }
+
+    /// Reads elements of `size` bytes; `convert` gets them with their padding.
+    fn read_with<T>(
+        &mut self,
+        tensor: &Tensor,
+        size: usize,
+        convert: impl FnOnce(Vec<u8>) -> T + Send + 'static,
+    ) -> Result<AsyncGpuResult<T>> {
         let bytes = tensor.dtype().bytes();
-        if size_of::<T>() != bytes {
-            let message = format!("{tensor:?} as elements of {} bytes; they have {bytes}", size_of::<T>());
+        if size != bytes {
+            let message = format!("{tensor:?} as elements of {size} bytes; they have {bytes}");
             return Err(Error::Shape { op: "read", message });
         }
         if let (Some(engine), Some(lease)) = (self.gpu.engine(), tensor.lease()) {
             check_home(engine, "read", lease)?;
         }
-        let (shape, pitch) = ((tensor.rows(), tensor.columns()), tensor.pitch());
-        let (result, promise) = AsyncGpuResult::new(move |bytes: Vec<u8>| unpitch(&bytes, shape, pitch));
+        let (result, promise) = AsyncGpuResult::new(convert);
         match &tensor.storage {
             Storage::Host(words) => promise.complete(Ok(crate::cpu::bytes(words, tensor))),
             Storage::Device(_) if tensor.bytes() == 0 => promise.complete(Ok(Vec::new())),

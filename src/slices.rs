@@ -111,7 +111,12 @@ impl GpuCompute {
     }
 
     /// Both operands of a product, uploaded once the lengths of both are right.
-    fn matrices(&self, op: &'static str, a: (&[f32], [usize; 2]), b: (&[f32], [usize; 2])) -> Result<(Tensor, Tensor)> {
+    pub(crate) fn matrices(
+        &self,
+        op: &'static str,
+        a: (&[f32], [usize; 2]),
+        b: (&[f32], [usize; 2]),
+    ) -> Result<(Tensor, Tensor)> {
         for (data, [rows, columns]) in [a, b] {
             if rows.checked_mul(columns) != Some(data.len()) {
                 let message = format!("{} elements for [{rows}, {columns}]", data.len());

@@ -58,6 +58,23 @@ pub(crate) fn matmul(a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
     }
 }
 
+/// out\[m,n\] = a\[m,k\] b\[k,n\], or a b\[n,k\]^T if `transposed`, where all of them lie: nothing is copied.
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape) if a slice is not as long as its matrix.
+pub(crate) fn product_of_slices(
+    a: &[f32],
+    b: &[f32],
+    transposed: bool,
+    (m, k, n): (usize, usize, usize),
+    out: &mut [f32],
+) -> Result<()> {
+    if transposed && b.len() == n.saturating_mul(k) && a.len() == m.saturating_mul(k) {
+        return transpose_b(1.0, a, Stored::F32(b), None, (m, k, n), out);
+    }
+    gemm(1.0, Matrix::dense(a, (m, k)), Matrix::dense(b, (k, n)), false, out, true)
+}
+
 pub(crate) fn linear(x: &Tensor, w: &Weight, bias: Option<&Tensor>, out: &Tensor) -> Result<()> {
     // On the host a weight is one chunk, or has no rows.
     let Some(w) = w.chunks.first().map(|chunk| &chunk.tensor) else { return Ok(()) };

@@ -7,9 +7,9 @@ use super::{aligned, count, ensure, ensure_f32, flops, row_quads, through};
 use crate::cpu;
 use crate::error::Result;
 use crate::kernel::kernels as k;
-use crate::pass::{Pass, grid};
+use crate::pass::{MAX_GROUPS, Pass, grid};
 use crate::reference::{Activation, Gelu};
-use crate::tensor::{Chunk, DType, Tensor, Weight};
+use crate::tensor::{Chunk, DType, Tensor, Weight, device_bytes};
 
 /// Rows up to which a product is matrix times vectors rather than matrix times matrix.
 pub const MATVEC_ROWS: usize = 8;
@@ -106,6 +106,23 @@ pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'
         pass.run(&args, params, (knobs, modes), groups)?;
     }
     Ok(())
+}
+
+/// Elements of out\[m,n\] that [`matmul`] computes on a device, as a float: whole tiles, beyond the edges too.
+pub(crate) fn tiled(m: usize, n: usize) -> f64 {
+    let knobs = k::matmul::Knobs::default();
+    let whole = |length: usize, tile: u32| (length as f64 / f64::from(tile)).ceil() * f64::from(tile);
+    whole(m, knobs.bm) * whole(n, knobs.bn)
+}
+
+/// Whether a device whose bindings have at most `binding_bytes` takes a\[m,k\] b\[k,n\] of f32.
+pub(crate) fn fits(binding_bytes: u64, (m, k, n): (usize, usize, usize)) -> bool {
+    let knobs = k::matmul::Knobs::default();
+    let held = |rows: usize, columns: usize| {
+        device_bytes(&[rows, columns], DType::F32).is_ok_and(|bytes| bytes <= binding_bytes)
+    };
+    let groups = |length: usize, tile: u32| length as u64 <= MAX_GROUPS * u64::from(tile);
+    held(m, k) && held(k, n) && held(m, n) && groups(m, knobs.bm) && groups(n, knobs.bn)
 }
 
 /// The number that the kernel has for an activation.
