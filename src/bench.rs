@@ -19,10 +19,11 @@ mod statistics;
 
 pub use baseline::{Change, compare};
 pub use ceilings::{Ceilings, datasheet, yardstick};
-pub use harness::{Harness, Measurement, Output, Workload};
+pub use harness::{Harness, Measurement, Output, Workload, turns};
 pub use kernels::{Row, rows};
-pub use model::{ModelTest, TestKind};
+pub use model::{ModelTest, Runner, TestKind};
 pub use record::{
-    Adapter, Datasheet, Entry, Environment, KernelRow, ModelRow, ParityRow, Record, SCHEMA, parse_records,
+    Adapter, Datasheet, Entry, Environment, KernelRow, ModelRow, ParityRow, PeerRow, Record, SCHEMA, SchedulerRow,
+    parse_records,
 };
 pub use statistics::{Estimate, ratios};

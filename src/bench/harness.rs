@@ -183,8 +183,25 @@ impl<'a> Harness<'a> {
         })
     }
 
+    /// How long `calls` calls take: by the device's clock, else by the wall. Nothing is checked.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn time(&self, workload: &mut Workload, calls: usize) -> Result<Duration> {
+        let mut total = 0.0;
+        for first in (0..calls).step_by(MAX_CALLS) {
+            let count = MAX_CALLS.min(calls - first);
+            let sample = self.sample(workload, count)?;
+            total += sample.device.unwrap_or(sample.wall) * count as f64;
+        }
+        Ok(Duration::from_secs_f64(total))
+    }
+
     /// Runs one call on the first set and compares what it wrote. Returns the kernels.
-    fn check(&self, workload: &mut Workload) -> Result<Vec<&'static str>> {
+    ///
+    /// # Errors
+    /// [`Error::WrongResult`].
+    pub fn check(&self, workload: &mut Workload) -> Result<Vec<&'static str>> {
         self.reset(workload)?;
         let mut pass = self.gpu.pass();
         (workload.record)(&mut pass, 0)?;
@@ -249,6 +266,27 @@ impl<'a> Harness<'a> {
         let device = times.map(|times| self.gpu.wait(times)).transpose()?.map(|times| times.seconds / calls as f64);
         Ok(Sample { wall, device })
     }
+}
+
+/// Runs each of `arms` once to warm up, then lets them take turns; seconds of each. For what is more than one pass.
+///
+/// # Errors
+/// The first error of any of them.
+pub fn turns(repetitions: usize, arms: &mut [&mut dyn FnMut() -> Result<()>]) -> Result<Vec<Vec<f64>>> {
+    let count = arms.len();
+    let mut seconds = vec![Vec::new(); count];
+    for arm in arms.iter_mut() {
+        arm()?;
+    }
+    for repetition in 0..repetitions {
+        for i in (0..count).map(|i| (i + repetition) % count) {
+            let (Some(arm), Some(seconds)) = (arms.get_mut(i), seconds.get_mut(i)) else { continue };
+            let start = Instant::now();
+            arm()?;
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+    }
+    Ok(seconds)
 }
 
 impl std::fmt::Debug for Workload {

@@ -38,7 +38,8 @@ impl ModelTest {
         if self.depth == 0 { name } else { format!("{name} @ d{}", self.depth) }
     }
 
-    fn tokens(&self) -> usize {
+    /// Tokens read or written.
+    pub fn tokens(&self) -> usize {
         match self.kind {
             TestKind::Prompt(n) | TestKind::Generation(n) => n,
         }
@@ -50,6 +51,17 @@ impl ModelTest {
     /// # Errors
     /// [`Error::ContextFull`] if the context is too short; what the device says.
     pub fn run(&self, model: &GpuModel, name: &str, repetitions: usize) -> Result<ModelRow> {
+        let mut runner = self.runner(model)?;
+        runner.run()?;
+        let times = (0..repetitions.max(1)).map(|_| runner.run()).collect::<Result<Vec<Duration>>>()?;
+        Ok(self.row(model, name, &times))
+    }
+
+    /// Reads the tokens before, so that the test can be run as often as is wanted.
+    ///
+    /// # Errors
+    /// As [`ModelTest::run`].
+    pub fn runner(self, model: &GpuModel) -> Result<Runner> {
         let (tokens, context) = (self.tokens(), model.config().n_positions);
         // Writing begins after one token at least.
         let needed = self.depth + tokens + usize::from(matches!(self.kind, TestKind::Generation(_)));
@@ -58,45 +70,9 @@ impl ModelTest {
         }
         let mut batch = model.batch(1)?;
         if self.depth > 0 {
-            batch.last_logits(&[(0, &self.ids(model, self.depth))])?;
+            batch.last_logits(&[(0, &ids(model, self.depth))])?;
         }
-        let mut times = Vec::new();
-        for repetition in 0..=repetitions.max(1) {
-            let time = self.once(model, &mut batch)?;
-            if repetition > 0 {
-                times.push(time);
-            }
-        }
-        Ok(self.row(model, name, &times))
-    }
-
-    /// Ids that differ, none beyond the vocabulary.
-    fn ids(&self, model: &GpuModel, count: usize) -> Vec<u32> {
-        let vocab = model.config().vocab_size.max(1);
-        (0..count).map(|i| ((i * 7919 + 13) % vocab) as u32).collect()
-    }
-
-    fn once(&self, model: &GpuModel, batch: &mut Batch) -> Result<Duration> {
-        batch.rewind(0, self.depth)?;
-        match self.kind {
-            TestKind::Prompt(n) => {
-                let ids = self.ids(model, n);
-                let start = Instant::now();
-                batch.last_logits(&[(0, &ids)])?;
-                Ok(start.elapsed())
-            }
-            TestKind::Generation(n) => {
-                let first = self.ids(model, 1);
-                let start = Instant::now();
-                let request = Request { slot: 0, prompt: &first, max_tokens: n, stop: &[] };
-                let written = batch.generate(&[request], GREEDY)?.collect::<Result<Vec<_>>>()?;
-                let time = start.elapsed();
-                match written.len() == n {
-                    true => Ok(time),
-                    false => Err(Error::ContextFull { have: written.len(), limit: n }),
-                }
-            }
-        }
+        Ok(Runner { test: self, ids: ids(model, tokens.max(1)), batch })
     }
 
     fn row(&self, model: &GpuModel, name: &str, times: &[Duration]) -> ModelRow {
@@ -125,6 +101,48 @@ impl ModelTest {
             type_k: "f32".to_owned(),
             type_v: "f32".to_owned(),
             flash_attn: true,
+        }
+    }
+}
+
+/// Ids that differ, none beyond the vocabulary.
+fn ids(model: &GpuModel, count: usize) -> Vec<u32> {
+    let vocab = model.config().vocab_size.max(1);
+    (0..count).map(|i| ((i * 7919 + 13) % vocab) as u32).collect()
+}
+
+/// A test that is ready to run, again and again.
+#[derive(Debug)]
+pub struct Runner {
+    test: ModelTest,
+    ids: Vec<u32>,
+    batch: Batch,
+}
+
+impl Runner {
+    /// Runs it once.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn run(&mut self) -> Result<Duration> {
+        self.batch.rewind(0, self.test.depth)?;
+        match self.test.kind {
+            TestKind::Prompt(_) => {
+                let start = Instant::now();
+                self.batch.last_logits(&[(0, &self.ids)])?;
+                Ok(start.elapsed())
+            }
+            TestKind::Generation(n) => {
+                let prompt = self.ids.get(..1).unwrap_or_default();
+                let start = Instant::now();
+                let request = Request { slot: 0, prompt, max_tokens: n, stop: &[] };
+                let written = self.batch.generate(&[request], GREEDY)?.collect::<Result<Vec<_>>>()?;
+                let time = start.elapsed();
+                match written.len() == n {
+                    true => Ok(time),
+                    false => Err(Error::ContextFull { have: written.len(), limit: n }),
+                }
+            }
         }
     }
 }

@@ -160,10 +160,52 @@ pub struct ParityRow {
     pub value: Option<Estimate>,
     /// The one threshold.
     pub target: f64,
+    /// `higher` or `lower`.
+    pub better: String,
     /// Of both.
     pub unit: String,
     /// A shorter run, which never passes.
     pub quick: bool,
+}
+
+/// A product on both sides, and which of them the scheduler chose.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SchedulerRow {
+    /// `m=1,k=768,n=2304`.
+    pub shape: String,
+    /// Where they are: `host`, or `resident` on the side that computes.
+    pub operands: String,
+    /// Microseconds on the GPU, or what stands for one.
+    pub gpu_us: Estimate,
+    /// Microseconds on the CPU backend.
+    pub cpu_us: Estimate,
+    /// `gpu` or `cpu`.
+    pub chose: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Another engine beside this one, in turns on the same machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerRow {
+    /// The work.
+    pub name: String,
+    /// The other engine.
+    pub peer: String,
+    /// Its version.
+    pub peer_version: String,
+    /// Of both; more is better.
+    pub unit: String,
+    /// Ours.
+    pub ours: Estimate,
+    /// Theirs.
+    pub theirs: Estimate,
+    /// Ours over theirs.
+    pub ratio: Estimate,
+    /// Every repetition of ours.
+    pub our_samples: Vec<f64>,
+    /// Every repetition of theirs.
+    pub their_samples: Vec<f64>,
 }
 
 /// What a line is about.
@@ -176,6 +218,10 @@ pub enum Entry {
     Model(ModelRow),
     /// A row of the parity example.
     Parity(ParityRow),
+    /// A choice of the scheduler.
+    Scheduler(SchedulerRow),
+    /// Another engine on the same work.
+    Peer(PeerRow),
 }
 
 /// A line.
@@ -297,7 +343,16 @@ impl Record {
                 check(["PASS", "BELOW", "SKIP"].contains(&row.status.as_str()), "an unknown status")?;
                 check(row.status == "SKIP" || row.value.is_some(), "a status without a value")?;
                 check(row.status != "SKIP" || !row.note.is_empty(), "skipped without a reason")?;
+                check(["higher", "lower"].contains(&row.better.as_str()), "neither higher nor lower is better")?;
                 check(!(row.quick && row.status == "PASS"), "a quick run passes nothing")
+            }
+            Entry::Scheduler(row) => {
+                check(interval(&row.gpu_us) && interval(&row.cpu_us), "an interval of `scheduler` is none")?;
+                check(["gpu", "cpu"].contains(&row.chose.as_str()), "an unknown choice")
+            }
+            Entry::Peer(row) => {
+                check([row.ours, row.theirs, row.ratio].iter().all(interval), "an interval of `peer` is none")?;
+                check(!row.peer.is_empty() && row.our_samples.len() >= 5, "too few repetitions beside a peer")
             }
         }
     }
