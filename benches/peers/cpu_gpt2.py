@@ -7,9 +7,11 @@
 """
 
 import json
+import math
 import os
 import statistics
 import sys
+import time
 
 VOCAB, CONTEXT, HIDDEN, HEADS, LAYERS = 50257, 1024, 768, 12, 12
 
@@ -124,25 +126,37 @@ def report(runs, out, version, commit):
     with open(runs, encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     settings = {name: int(os.environ[name]) for name in ("THREADS", "PROMPT", "NEW")}
-    place = {"processor": processor(), "threads": settings["THREADS"], "load": os.getloadavg()[0]}
-    print(f"GPT-2 small, random f16 weights, {place['threads']} threads, {place['processor']}")
+    print(f"GPT-2 small, random f16 weights, {settings['THREADS']} threads, {processor()}")
     print(f"{'tokens/s':22}{'gristmill':>26}{'llama.cpp':>26}{'ratio':>8}")
     records = []
     for phase, count in (("prompt", settings["PROMPT"]), ("decode", settings["NEW"])):
-        found = {engine: sorted(row[phase] for row in rows if row["engine"] == engine)
-                 for engine in ("gristmill", "llama.cpp")}
-        medians = {engine: statistics.median(values) for engine, values in found.items()}
-        ratio = medians["gristmill"] / medians["llama.cpp"]
-        cells = [f"{medians[e]:.1f} ({v[0]:.1f} to {v[-1]:.1f})" for e, v in found.items()]
-        print(f"{phase + ' of ' + str(count):22}{cells[0]:>26}{cells[1]:>26}{ratio:8.2f}")
+        ours, theirs = ([row[phase] for row in rows if row["engine"] == engine] for engine in ("gristmill", "llama.cpp"))
+        ratio = interval([a / b for a, b in zip(ours, theirs)])
+        cells = [f"{e['median']:.1f} ({e['low']:.1f} to {e['high']:.1f})" for e in map(interval, (ours, theirs))]
+        print(f"{phase + ' of ' + str(count):22}{cells[0]:>26}{cells[1]:>26}{ratio['median']:8.2f}")
         records.append({
-            "bench": "cpu_gpt2", "phase": phase, "tokens": count, **place, "unit": "tokens/s", "model": "gpt2-small f16",
-            "gristmill": found["gristmill"], "gristmill_commit": commit, "llama.cpp": found["llama.cpp"],
-            "llama.cpp_from": version, "ratio_of_medians": round(ratio, 3),
+            "schema": "gristmill-bench/1",
+            "environment": {
+                "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "command": " ".join(f"{name}={value}" for name, value in settings.items()) + " benches/peers/cpu_gpt2.sh",
+                "version": "0.1.0", "commit": commit, "os": "linux x86_64", "processor": processor(),
+                "threads": settings["THREADS"], "backend": "cpu", "adapter": None,
+            },
+            "kind": "peer", "name": f"GPT-2 small, random f16 weights, {phase} of {count}", "peer": "llama.cpp, CPU",
+            "peer_version": version, "unit": "tok/s", "ours": interval(ours), "theirs": interval(theirs), "ratio": ratio,
+            "our_samples": ours, "their_samples": theirs,
         })
-    print(f"medians and ranges of {len(rows) // 2} runs each, in turns")
+    print(f"medians and 95 % intervals of {len(rows) // 2} runs each, in turns")
     with open(out, "a", encoding="utf-8") as file:
         file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def interval(samples):
+    """A median and its 95 % interval from the order of the samples, as src/bench/statistics.rs has it."""
+    ordered, n = sorted(samples), len(samples)
+    below = [sum(math.comb(n, i) for i in range(k + 1)) / 2 ** n for k in range(n // 2)]
+    cut = max(sum(chance <= 0.025 for chance in below) - 1, 0)
+    return {"median": statistics.median(ordered), "low": ordered[cut], "high": ordered[n - 1 - cut]}
 
 
 def main():

@@ -81,7 +81,7 @@ impl GpuModel {
         let first = times.len().saturating_sub(tokens);
         let mut rows: Vec<OpTime> = Vec::new();
         for (step, times) in times.into_iter().enumerate().skip(first) {
-            add(&mut rows, &self.gpu().wait(times)?, self.config(), depth + step);
+            add(&mut rows, &self.gpu().wait(times)?, self.config(), depth - 1 + step);
         }
         for row in &mut rows {
             let per_token = 1.0 / tokens as f64;
@@ -90,7 +90,7 @@ impl GpuModel {
             row.dispatches /= tokens;
         }
         rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-        Ok(Profile { tokens, position: depth + first, seconds, seconds_untimed, rows })
+        Ok(Profile { tokens, position: depth - 1 + first, seconds, seconds_untimed, rows })
     }
 }
 
