@@ -15,7 +15,8 @@ executable() {
         sed -n "/\"name\":\"$name\"/s/.*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -n 1
 }
 strip -o "$bag/gristmill" "$(executable gristmill build --release --bin gristmill)"
-strip -o "$bag/kernels" "$(executable kernels bench --bench kernels --no-run)"
+strip -o "$bag/scheduler" "$(executable scheduler bench --bench scheduler --no-run)"
+strip -o "$bag/performance_parity" "$(executable performance_parity build --release --example performance_parity)"
 
 # The loader, from this system or else from the Debian package.
 loader() {

@@ -55,6 +55,10 @@ json() {
     step "$name" "$bag/gristmill" "$@" --backend gpu --out "$results/$name.json"
 }
 
+# The records name the commit; there is no repository here.
+GRISTMILL_COMMIT=$(cat "$bag/commit")
+export GRISTMILL_COMMIT
+
 {
     date -u
     uname -a
@@ -71,7 +75,11 @@ json generate-demo-greedy generate -n "$tokens" --temperature 0
 json generate-gpt2-small generate --random gpt2-small --tokens 1,2,3,4 -n "$tokens" --temperature 0 --ignore-eos
 seq -s , 1 512 >"$results/prompt-512.ids"
 json generate-gpt2-small-prompt generate --random gpt2-small --tokens-file "$results/prompt-512.ids" -n 1 --temperature 0
-step kernels env CRITERION_HOME="$results/criterion" "$bag/kernels" --bench --noplot
+step kernels "$bag/gristmill" bench kernels --backend gpu --out "$results/records.jsonl"
+step model "$bag/gristmill" bench model --backend gpu -m gpt2-small -p 512 -n 128 -d 0,512 --profile --out "$results/records.jsonl"
+step model-cpu "$bag/gristmill" bench model --backend cpu -m gpt2-small -p 64 -n 32 --out "$results/records.jsonl"
+step scheduler "$bag/scheduler" --bench --json
+step performance_parity "$bag/performance_parity" --out "$results/records.jsonl"
 
 tar -C "$results" -czf "$out/results.tar.gz" .
 echo "$out/results.tar.gz"

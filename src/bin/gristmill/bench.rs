@@ -2,6 +2,7 @@
 
 mod kernels;
 mod model;
+mod table;
 
 use std::path::PathBuf;
 
@@ -19,12 +20,15 @@ pub(crate) enum Command {
     /// Time a model reading and writing, by llama-bench's tests, flags and columns
     #[command(after_help = crate::EXIT_CODES)]
     Model(model::Args),
+    /// Print the tables of the README from committed records
+    Table(table::Args),
 }
 
 pub(crate) fn run(command: &Command) -> Result<Outcome, Failure> {
     match command {
         Command::Kernels(args) => kernels::run(args),
         Command::Model(args) => model::run(args),
+        Command::Table(args) => table::run(args),
     }
 }
 
