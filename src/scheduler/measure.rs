@@ -59,7 +59,9 @@ fn table(
             let left = j.checked_sub(1).and_then(|left| Some((table.seconds.last()?, at as f64 / table.y.get(left)?)));
             let from_left = left.map(|(seconds, more)| seconds * more);
             let upper = table.seconds.len().checked_sub(y.len()).and_then(|upper| table.seconds.get(upper));
-            let predicted = from_left.or(upper.map(|seconds| seconds * above));
+            let from_upper = upper.map(|seconds| seconds * above);
+            // Neighbours that hold a part that does not grow predict too much.
+            let predicted = from_left.into_iter().chain(from_upper).min_by(f64::total_cmp);
             let measured = match predicted {
                 Some(predicted) if predicted > TOO_LONG || elements(x, at) > MAX_ELEMENTS => predicted,
                 _ => probe(x, at)?,
