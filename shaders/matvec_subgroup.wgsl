@@ -85,9 +85,6 @@ fn matvec_subgroup(
     @builtin(subgroup_invocation_id) member: u32,
 ) {
     let row0 = (group.y * groups.x + group.x) * ROWS;
-    if row0 >= p.columns {
-        return;
-    }
     var sums: array<f32, SUMS>;
     let blocks = p.quads / 8u;
     for (var block = lane; block < blocks; block += WG) {
@@ -97,20 +94,17 @@ fn matvec_subgroup(
                 column[i] = x[r * p.x_pitch + block * 8u + i];
             }
             for (var j = 0u; j < ROWS; j++) {
-                if row0 + j < p.n {
-                    sums[j * M + r] += dot32(row0 + j, block, &column);
-                }
+                // Past the last row its sums are not looked at.
+                sums[j * M + r] += dot32(min(row0 + j, p.n - 1u), block, &column);
             }
         }
     }
     // What is left of k is less than a block.
     for (var quad = blocks * 8u + lane; quad < p.quads; quad += WG) {
         for (var j = 0u; j < ROWS; j++) {
-            if row0 + j < p.n {
-                let weights = weight4(row0 + j, quad);
-                for (var r = 0u; r < M; r++) {
-                    sums[j * M + r] += dot(weights, x[r * p.x_pitch + quad]);
-                }
+            let weights = weight4(min(row0 + j, p.n - 1u), quad);
+            for (var r = 0u; r < M; r++) {
+                sums[j * M + r] += dot(weights, x[r * p.x_pitch + quad]);
             }
         }
     }

@@ -3,8 +3,8 @@
 //! rows:[m]  x:[m, n]  out:[m, 2].   The draw is the first candidate at which the cumulative probability exceeds a uniform
 //! that depends on seed, slot and position of the new token alone. Candidates are all tokens by id, or the k largest logits,
 //! largest first, cut to the likeliest until the probability of those before reaches top_p.
-//! A workgroup owns a row. Logits are compared as integers that order them, so which are candidates is exact; what is not a
-//! finite number has the key 0 and no weight. The sums of weights are serial within a block of ids and over the blocks, so
+//! A workgroup owns a row. Logits are compared as integers that order them, so which are candidates is exact; where one is
+//! NaN or infinite, a token comes out too, and means nothing. The sums of weights are serial within a block of ids and over the blocks, so
 //! they never descend, and the same row draws the same token each time.
 
 /// Invocations per workgroup. Tune: 64u, 128u, 256u
@@ -67,11 +67,8 @@ var<workgroup> ids: array<u32, MOST>;
 var<workgroup> sorted_keys: array<u32, MOST>;
 var<workgroup> sorted_ids: array<u32, MOST>;
 
-/// Orders finite floats by their bits; -0 and 0 are one. What is not finite comes last.
+/// Orders floats by their bits; -0 and 0 are one.
 fn order(bits: u32) -> u32 {
-    if (bits & 0x7f800000u) == 0x7f800000u {
-        return 0u;
-    }
     if bits >= 0x80000000u {
         return 0x80000000u - (bits - 0x80000000u);
     }
@@ -86,7 +83,7 @@ fn value(key: u32) -> f32 {
 /// exp((logit - largest) / temperature). Halves, because a difference of finite floats may not be finite.
 fn weight(key: u32, largest: f32) -> f32 {
     let half = 0.5 * value(key) - 0.5 * largest;
-    if key == 0u || half < p.lowest {
+    if half < p.lowest {
         return 0.0;
     }
     return exp(2.0 * (half / p.temperature));
@@ -124,8 +121,8 @@ fn draw_from_all(begin: u32, lane: u32, u: f32, largest: f32) -> u32 {
         }
         let at = u * total;
         var reached = 0.0;
-        var holder = 0u;
-        var below = 0.0;
+        var holder: u32;
+        var below: f32;
         // Rounding may leave the point past the end: the last block with any weight has it then.
         for (var i = 0u; i < WG && reached <= at; i++) {
             if sums[i] > 0.0 {
@@ -240,32 +237,23 @@ fn find_candidates(begin: u32, lane: u32, count: u32) {
     workgroupBarrier();
 }
 
-/// Draws from the candidates of a top-k; the answer is invocation 0's.
-fn draw_from_candidates(lane: u32, u: f32, largest: f32, count: u32) -> u32 {
-    if lane < count {
-        sums[lane] = weight(sorted_keys[lane], largest);
-    }
-    workgroupBarrier();
-    if lane != 0u {
-        return 0u;
-    }
+/// Draws from the candidates of a top-k, whose weights are in `sums`.
+fn draw_from_candidates(u: f32, count: u32) -> u32 {
     var total = 0.0;
     for (var i = 0u; i < count; i++) {
         total += sums[i];
     }
     var mass = sums[0];
     var kept = 1u;
-    while kept < count && (p.top_p >= 1.0 || mass < p.top_p * total) {
+    while kept < count && mass < p.top_p * total {
         mass += sums[kept];
         kept++;
     }
     let at = u * mass;
     var reached = 0.0;
-    var id = sorted_ids[0];
+    var id: u32;
     for (var i = 0u; i < kept && reached <= at; i++) {
-        if sums[i] > 0.0 {
-            id = sorted_ids[i];
-        }
+        id = sorted_ids[i];
         reached += sums[i];
     }
     return id;
@@ -288,7 +276,7 @@ fn sample(
         atomicStore(&taken, 0u);
     }
     workgroupBarrier();
-    var key = 0u;
+    var key: u32;
     var fault = 0u;
     for (var i = lane; i < p.n; i += WG) {
         let bits = x[begin + i];
@@ -302,7 +290,7 @@ fn sample(
 
     // The new token is one position on.
     let u = uniform_of(rows[r].position + 1u, rows[r].slot);
-    var id = 0u;
+    var id: u32;
     var writer = 0u;
     if TOP_K == 0u {
         id = draw_from_all(begin, lane, u, largest);
@@ -310,7 +298,13 @@ fn sample(
     } else {
         let count = min(p.k, p.n);
         find_candidates(begin, lane, count);
-        id = draw_from_candidates(lane, u, largest, count);
+        if lane < count {
+            sums[lane] = weight(sorted_keys[lane], largest);
+        }
+        workgroupBarrier();
+        if lane == 0u {
+            id = draw_from_candidates(u, count);
+        }
     }
     if lane == writer {
         let at = r * p.out_pitch;

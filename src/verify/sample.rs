@@ -22,13 +22,24 @@ pub(crate) enum Logits {
     Ties,
     /// Some are the largest and smallest of floats.
     Extreme,
-    /// Some are NaN or infinite.
+    /// Some are NaN, of several kinds, or infinite.
     Faulty,
+    /// The last is larger than the rest by this much.
+    Last(f32),
+    /// Zeros of both signs, which are one number.
+    Zeros,
+    /// 1 and the floats after it, in no order.
+    Neighbours,
+    /// The first few have no weight, and the uniform is 0: with [`ZERO_SEED`], for the token after position 9 of slot 0.
+    FromZero,
     /// Two tokens have all the weight, and the step between them is at the row's uniform, as exactly as f32 can.
     Near,
     /// U\[-1, 1\] times a factor, at a position whose uniform is far from every step: not a token may differ.
     Far(f32),
 }
+
+/// The seed that draws 0 for position 10 of slot 0.
+pub(crate) const ZERO_SEED: u64 = 8_291_625;
 
 /// Rows to draw for.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +72,7 @@ pub(crate) fn draw(bench: &mut Bench<'_>, case: &Draw, inputs: &mut Inputs) -> R
         return Err(Stop::Failed(format!("{} words for {} rows", got.len(), truth.len())));
     }
     let mut drawn = Drawn { worst: 0.0, differing: 0 };
-    let strict = sampler.temperature == 0.0 || matches!(logits, Logits::Far(_));
+    let strict = sampler.temperature == 0.0 || matches!(logits, Logits::Far(_) | Logits::FromZero);
     for (r, (got, &[id, faults])) in got.chunks(2).zip(&truth).enumerate() {
         if got[0] as usize >= n || got[1] != faults {
             let message = format!("row {r}: token {} of {n}, {} faults of {faults}", got[0], got[1]);
@@ -112,7 +123,10 @@ fn prepare(case: &Draw, inputs: &mut Inputs) -> (Vec<f32>, Vec<Row>) {
     let (mut x, mut rows) = (Vec::with_capacity(m * n), Vec::with_capacity(m));
     while rows.len() < m {
         let mut word = |bound: usize| inputs.below(bound) as u32;
-        let row = Row { token: word(50257), slot: word(64), position: word(100_000), first: word(64) };
+        let mut row = Row { token: word(50257), slot: word(64), position: word(100_000), first: word(64) };
+        if logits == Logits::FromZero {
+            (row.slot, row.position) = (0, 9);
+        }
         let u = reference::uniform(sampler.seed, row.position + 1, row.slot);
         let near = Logits::Near == logits;
         if near && !(0.51..0.99).contains(&u) {
@@ -151,8 +165,14 @@ fn fill(n: usize, logits: Logits, inputs: &mut Inputs) -> Vec<f32> {
             Logits::Dominant(lead) => *v + if i == lucky { lead } else { 0.0 },
             Logits::Ties => (*v * 4.0).round() / 4.0,
             Logits::Extreme if rare < 2 => [f32::MAX, f32::MIN][rare],
-            Logits::Faulty if rare < 3 => [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][rare].copysign(*v),
-            Logits::Extreme | Logits::Faulty | Logits::Near => *v,
+            Logits::Faulty if rare < 3 => {
+                [f32::from_bits(0x7fc0_0001), f32::INFINITY, f32::from_bits(0x7f80_0003)][rare].copysign(*v)
+            }
+            Logits::Last(lead) => *v + if i + 1 == n { lead } else { 0.0 },
+            Logits::Zeros => 0.0f32.copysign(*v),
+            Logits::Neighbours => f32::from_bits(1.0f32.to_bits() + (i * 7 % n) as u32),
+            Logits::FromZero if i < 6.min(n - 1) => -1e30,
+            Logits::Extreme | Logits::Faulty | Logits::Near | Logits::FromZero => *v,
         };
     }
     x

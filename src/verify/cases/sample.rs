@@ -2,7 +2,7 @@
 
 use super::Table;
 use crate::reference::Sampler;
-use crate::verify::sample::{Draw, Logits, sample};
+use crate::verify::sample::{Draw, Logits, ZERO_SEED, sample};
 
 type Case = (&'static str, (usize, usize), Logits, Sampler);
 
@@ -15,8 +15,9 @@ pub(super) fn samples(table: &mut Table) {
         let Sampler { temperature, top_k, top_p, .. } = sampler;
         let detail =
             format!("m={m},n={n} {logits:?} temperature={temperature} top_k={top_k} top_p={top_p}").to_lowercase();
-        // Each case has a seed of its own, in both halves.
-        let sampler = Sampler { seed: 0x9e37_79b9_7f4a_7c15 * (i as u64 + 1), ..sampler };
+        // Each case has a seed of its own, in both halves, but for those whose seed is the point.
+        let own = 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(i as u64 + 1);
+        let sampler = Sampler { seed: if sampler.seed == 0 { own } else { sampler.seed }, ..sampler };
         let case = Draw { m, n, logits, sampler };
         // A row takes a whole workgroup, however short it is.
         let work = m * n.max(256);
@@ -81,6 +82,18 @@ fn logits(cases: &mut Vec<Case>) {
             cases.push(("far from steps", (40, n), Logits::Far(factor), sampler));
         }
     }
+    for (top_k, top_p) in [(0, 1.0), (64, 1.0), (5, 0.9)] {
+        let sampler = warm(0.7, top_k, top_p);
+        cases.push(("a small seed", (20, 1000), Logits::Scaled(4.0), Sampler { seed: 1, ..sampler }));
+        cases.push(("a uniform of 0", (1, 1000), Logits::FromZero, Sampler { seed: ZERO_SEED, ..sampler }));
+        cases.push(("the last token", (5, 1024), Logits::Last(30.0), sampler));
+        cases.push(("the last token", (5, 256), Logits::Last(30.0), sampler));
+        cases.push(("zeros of both signs", (40, 100), Logits::Zeros, sampler));
+        cases.push(("neighbours", (40, 300), Logits::Neighbours, sampler));
+    }
+    // Ties at the border of the largest k, and a share that is reached exactly.
+    cases.push(("all equal", (400, 200), Logits::Equal(1.5), warm(0.7, 64, 1.0)));
+    cases.push(("all equal", (60, 200), Logits::Equal(1.5), warm(0.7, 4, 0.5)));
     for (n, top_k) in [(2, 0), (900, 0), (2, 2), (900, 40)] {
         cases.push(("near steps", (40, n), Logits::Near, warm(0.7, top_k, 1.0)));
     }
