@@ -3,11 +3,13 @@
 //! lowest of its rounds' medians, so that what else the machine does matters less. Prints a table for operands on the host
 //! and one for operands that each side has where it wants them. The acceptance is a summed regret of at most 10 %, and no
 //! shape worse than the larger of 10 % and 50 us; exit code 1 where it is not met. Uses a software adapter where there is no
-//! other one. `cargo bench --bench scheduler -- [--json]`
+//! other one. `cargo bench --bench scheduler -- [--json] [--out RECORDS]`
 
+use std::io::Write;
 use std::time::Instant;
 
-use gristmill::{ComputeBackend, Decision, GpuCompute, HybridScheduler, Residency, Result, Tensor, ops};
+use gristmill::bench::{Entry, Environment, Estimate, Record, SchedulerRow, turns};
+use gristmill::{ComputeBackend, Decision, Error, GpuCompute, HybridScheduler, Residency, Result, Tensor, ops};
 use serde_json::json;
 
 /// Runs of each side in a round, after one that warms up.
@@ -88,38 +90,27 @@ fn uniform(mut seed: u64, count: usize) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-fn seconds(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
-    let start = Instant::now();
-    run()?;
-    Ok(start.elapsed().as_secs_f64())
-}
-
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// The medians of both sides of one round.
-fn round(mut gpu: impl FnMut() -> Result<()>, mut cpu: impl FnMut() -> Result<()>) -> Result<[f64; 2]> {
-    let (mut of_gpu, mut of_cpu) = (Vec::new(), Vec::new());
-    for repetition in 0..=REPETITIONS {
-        let (on_gpu, on_cpu) = (seconds(&mut gpu)?, seconds(&mut cpu)?);
-        if repetition > 0 {
-            of_gpu.push(on_gpu);
-            of_cpu.push(on_cpu);
-        }
-    }
-    Ok([median(of_gpu), median(of_cpu)])
+/// Both sides of one round.
+fn round(mut gpu: impl FnMut() -> Result<()>, mut cpu: impl FnMut() -> Result<()>) -> Result<[Estimate; 2]> {
+    let times = turns(REPETITIONS, &mut [&mut gpu, &mut cpu])?;
+    let none = || Error::Implausible { what: "a side".to_owned(), message: "no samples".to_owned() };
+    let estimate = |samples: &Vec<f64>| Estimate::of(samples).ok_or_else(none);
+    Ok([estimate(&times[0])?, estimate(&times[1])?])
 }
 
 /// On host slices.
-fn host(always: &HybridScheduler, never: &HybridScheduler, (m, k, n): Shape) -> Result<[f64; 2]> {
+fn host(always: &HybridScheduler, never: &HybridScheduler, (m, k, n): Shape) -> Result<[Estimate; 2]> {
     let (a, b) = (uniform(1, m * k), uniform(2, k * n));
     round(|| always.matmul(&a, &b, m, k, n).map(drop), || never.matmul(&a, &b, m, k, n).map(drop))
 }
 
 /// On tensors of the side that computes, where the product stays.
-fn resident(gpu: &GpuCompute, cpu: &GpuCompute, (m, k, n): Shape) -> Result<[f64; 2]> {
+fn resident(gpu: &GpuCompute, cpu: &GpuCompute, (m, k, n): Shape) -> Result<[Estimate; 2]> {
     let (a, b) = (uniform(1, m * k), uniform(2, k * n));
     let tensors = |on: &GpuCompute| -> Result<[Tensor; 3]> {
         Ok([on.tensor(&a, &[m, k])?, on.tensor(&b, &[k, n])?, on.zeros(&[m, n])?])
@@ -137,19 +128,19 @@ fn resident(gpu: &GpuCompute, cpu: &GpuCompute, (m, k, n): Shape) -> Result<[f64
 /// A shape, what its sides take, and what the scheduler says.
 struct Row {
     shape: Shape,
-    gpu: f64,
-    cpu: f64,
+    gpu: Estimate,
+    cpu: Estimate,
     decision: Decision,
 }
 
 impl Row {
     fn best(&self) -> f64 {
-        self.gpu.min(self.cpu)
+        self.gpu.median.min(self.cpu.median)
     }
 
     fn regret(&self) -> f64 {
         let chosen = if self.decision.is_gpu() { self.gpu } else { self.cpu };
-        chosen - self.best()
+        chosen.median - self.best()
     }
 
     fn is_met(&self) -> bool {
@@ -159,7 +150,7 @@ impl Row {
     /// Predicted seconds over measured ones, GPU and CPU.
     fn predicted(&self) -> [f64; 2] {
         [(self.decision.gpu, self.gpu), (self.decision.cpu, self.cpu)]
-            .map(|(cost, measured)| cost.map_or(f64::NAN, |cost| cost.total() / measured))
+            .map(|(cost, measured)| cost.map_or(f64::NAN, |cost| cost.total() / measured.median))
     }
 }
 
@@ -181,7 +172,7 @@ impl Report {
     }
 
     fn wins(&self) -> [usize; 2] {
-        let gpu = self.rows.iter().filter(|row| row.gpu < row.cpu).count();
+        let gpu = self.rows.iter().filter(|row| row.gpu.median < row.cpu.median).count();
         [gpu, self.rows.len() - gpu]
     }
 
@@ -198,13 +189,13 @@ impl Report {
     }
 
     fn print(&self) {
-        println!("\n{}: microseconds; in brackets what was predicted, over what was measured", self.name);
+        println!("\n{} operands: microseconds; in brackets what was predicted, over what was measured", self.name);
         println!("{:>16} {:>21} {:>21} {:>6} {:>9} {:>7}", "m,k,n", "GPU", "CPU", "choice", "regret", "");
         for row in &self.rows {
             let ((m, k, n), [gpu, cpu]) = (row.shape, row.predicted());
             let choice = if row.decision.is_gpu() { "GPU" } else { "CPU" };
             let (us, part) = (row.regret() * 1e6, 100.0 * row.regret() / row.best());
-            let (shape, of_gpu, of_cpu) = (format!("{m},{k},{n}"), row.gpu * 1e6, row.cpu * 1e6);
+            let (shape, of_gpu, of_cpu) = (format!("{m},{k},{n}"), row.gpu.median * 1e6, row.cpu.median * 1e6);
             let mark = if row.is_met() { "" } else { "  ABOVE" };
             println!(
                 "{shape:>16} {of_gpu:>12.1} ({gpu:>6.2}) {of_cpu:>12.1} ({cpu:>6.2}) {choice:>6} {us:>9.1} {part:>6.1}%{mark}"
@@ -223,12 +214,29 @@ impl Report {
         println!("{}", if self.is_met() { "met" } else { "BELOW the acceptance" });
     }
 
+    /// Lines for `benches/record`.
+    fn records(&self, environment: &Environment) -> Result<Vec<String>> {
+        let record = |row: &Row| {
+            let (m, k, n) = row.shape;
+            let entry = SchedulerRow {
+                shape: format!("m={m},k={k},n={n}"),
+                operands: self.name.to_owned(),
+                gpu_us: row.gpu.map(|s| 1e6 * s),
+                cpu_us: row.cpu.map(|s| 1e6 * s),
+                chose: if row.decision.is_gpu() { "gpu" } else { "cpu" }.to_owned(),
+                reason: row.decision.to_string(),
+            };
+            Record::new(environment, Entry::Scheduler(entry)).to_line()
+        };
+        self.rows.iter().map(record).collect()
+    }
+
     fn json(&self) -> serde_json::Value {
         let row = |row: &Row| {
             let (m, k, n) = row.shape;
             let [gpu, cpu] = row.predicted();
             json!({
-                "m": m, "k": k, "n": n, "gpu_seconds": row.gpu, "cpu_seconds": row.cpu,
+                "m": m, "k": k, "n": n, "gpu_seconds": row.gpu.median, "cpu_seconds": row.cpu.median,
                 "choice": if row.decision.is_gpu() { "gpu" } else { "cpu" }, "regret_seconds": row.regret(),
                 "gpu_predicted_over_measured": gpu, "cpu_predicted_over_measured": cpu, "met": row.is_met(),
             })
@@ -247,13 +255,14 @@ fn report(
     scheduler: &HybridScheduler,
     residency: Residency,
     shapes: &[Shape],
-    mut measure: impl FnMut(Shape) -> Result<[f64; 2]>,
+    mut measure: impl FnMut(Shape) -> Result<[Estimate; 2]>,
 ) -> Result<Report> {
-    let mut best = vec![[f64::INFINITY; 2]; shapes.len()];
-    for _ in 0..ROUNDS {
+    let mut best = shapes.iter().map(|&shape| measure(shape)).collect::<Result<Vec<_>>>()?;
+    for _ in 1..ROUNDS {
         for (best, &shape) in best.iter_mut().zip(shapes) {
+            let lower = |a: Estimate, b: Estimate| if a.median < b.median { a } else { b };
             let measured = measure(shape)?;
-            *best = [best[0].min(measured[0]), best[1].min(measured[1])];
+            *best = [lower(best[0], measured[0]), lower(best[1], measured[1])];
         }
     }
     let rows = shapes.iter().zip(best).map(|(&shape, [gpu, cpu])| {
@@ -264,7 +273,7 @@ fn report(
 }
 
 /// Whether the acceptance is met.
-fn run(as_json: bool) -> Result<bool> {
+fn run(as_json: bool, records: Option<&str>) -> Result<bool> {
     let gpu = GpuCompute::new(ComputeBackend::Gpu)?;
     let cpu = GpuCompute::new(ComputeBackend::Cpu)?;
     let scheduler = HybridScheduler::with_gpu(gpu.clone())?;
@@ -276,8 +285,8 @@ fn run(as_json: bool) -> Result<bool> {
     let software = gpu.adapter().is_some_and(|facts| facts.software);
     let shapes: Vec<Shape> = SHAPES.into_iter().filter(|(m, k, n)| !software || m * k * n <= SOFTWARE).collect();
     let reports = [
-        report("operands on the host", &scheduler, Residency::HOST, &shapes, |shape| host(&always, &never, shape))?,
-        report("resident operands", &scheduler, Residency::EITHER, &shapes, |shape| resident(&gpu, &cpu, shape))?,
+        report("host", &scheduler, Residency::HOST, &shapes, |shape| host(&always, &never, shape))?,
+        report("resident", &scheduler, Residency::EITHER, &shapes, |shape| resident(&gpu, &cpu, shape))?,
     ];
     let adapter = gpu.adapter().map(ToString::to_string).unwrap_or_default();
     let (threads, crossover) = (rayon::current_num_threads(), scheduler.gpu_threshold());
@@ -300,11 +309,20 @@ fn run(as_json: bool) -> Result<bool> {
         }
         reports.iter().for_each(Report::print);
     }
+    if let Some(path) = records {
+        let environment = Environment::of(&gpu);
+        let lines = reports.iter().map(|report| report.records(&environment)).collect::<Result<Vec<_>>>()?.concat();
+        let failed = |error: std::io::Error| Error::Io { path: path.into(), message: error.to_string() };
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+        lines.iter().try_for_each(|line| writeln!(file, "{line}")).map_err(failed)?;
+    }
     Ok(reports.iter().all(Report::is_met))
 }
 
 fn main() -> std::process::ExitCode {
-    match run(std::env::args().any(|argument| argument == "--json")) {
+    let arguments: Vec<String> = std::env::args().collect();
+    let records = arguments.iter().position(|word| word == "--out").and_then(|at| arguments.get(at + 1));
+    match run(arguments.iter().any(|word| word == "--json"), records.map(String::as_str)) {
         Ok(met) => std::process::ExitCode::from(u8::from(!met)),
         Err(error) => {
             eprintln!("{error}");

@@ -91,6 +91,7 @@ pub(crate) struct Engine {
     pub(crate) subgroups: bool,
     pub(crate) facts: AdapterFacts,
     /// A careful guess of this class of adapter's rate, for cutting long work into submissions.
+    #[cfg_attr(not(feature = "models"), allow(dead_code, reason = "models alone need it"))]
     pub(crate) flops_per_second: f64,
     /// The finest clock there is.
     clock: Option<Clock>,

@@ -171,6 +171,7 @@ impl Kernel {
     }
 
     /// The WGSL of one variant after an edit. Where the variant replaces the edited span it is the variant as it was.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "mutants alone need it"))]
     pub(crate) fn edited(&self, variant: &Variant, edit: &Edit) -> String {
         self.text(variant, Some(edit))
     }

@@ -182,6 +182,7 @@ impl Pass {
     }
 
     /// Whether the pass is estimated to run for longer than the 200 ms that a watchdog certainly allows.
+    #[cfg_attr(not(feature = "models"), allow(dead_code, reason = "models alone need it"))]
     pub(crate) fn is_long(&self) -> bool {
         self.gpu.engine().is_some_and(|engine| self.flops > 0.2 * engine.flops_per_second)
     }
@@ -283,6 +284,7 @@ impl Pass {
     }
 
     /// Submits what was recorded so far and goes on recording, with the same tensors.
+    #[cfg_attr(not(feature = "models"), allow(dead_code, reason = "models alone need it"))]
     pub(crate) fn flush(&mut self) -> Result<()> {
         let Some(engine) = self.gpu.engine() else { return Ok(()) };
         self.flops = 0.0;
@@ -290,6 +292,7 @@ impl Pass {
     }
 
     /// Keeps the commands for replay.
+    #[cfg_attr(not(feature = "models"), allow(dead_code, reason = "models alone need it"))]
     pub(crate) fn into_plan(self) -> Plan {
         let Pass { gpu, steps, scratch, held, .. } = self;
         Plan { gpu, steps, _held: scratch.into_iter().chain(held).collect() }
@@ -305,12 +308,14 @@ impl Pass {
 }
 
 /// A recorded pass, to be submitted any number of times. It keeps its buffers.
+#[cfg_attr(not(feature = "models"), allow(dead_code, reason = "models alone need it"))]
 pub(crate) struct Plan {
     gpu: GpuCompute,
     steps: Vec<Step>,
     _held: Vec<Arc<Lease>>,
 }
 
+#[cfg_attr(not(feature = "models"), allow(dead_code, reason = "models alone need it"))]
 impl Plan {
     /// Submits the commands once more and reads `tensor` back after them.
     pub(crate) fn submit<T: bytemuck::Pod + Send>(&self, tensor: &Tensor) -> Result<AsyncGpuResult<Vec<T>>> {

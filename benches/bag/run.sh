@@ -78,7 +78,7 @@ json generate-gpt2-small-prompt generate --random gpt2-small --tokens-file "$res
 step kernels "$bag/gristmill" bench kernels --backend gpu --out "$results/records.jsonl"
 step model "$bag/gristmill" bench model --backend gpu -m gpt2-small -p 512 -n 128 -d 0,512 --profile --out "$results/records.jsonl"
 step model-cpu "$bag/gristmill" bench model --backend cpu -m gpt2-small -p 64 -n 32 --out "$results/records.jsonl"
-step scheduler "$bag/scheduler" --bench --json
+step scheduler "$bag/scheduler" --bench --out "$results/records.jsonl"
 step performance_parity "$bag/performance_parity" --out "$results/records.jsonl"
 
 tar -C "$results" -czf "$out/results.tar.gz" .

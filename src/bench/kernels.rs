@@ -15,12 +15,12 @@ const BYTES_ON_HARDWARE: u64 = 512 << 20;
 const BYTES_IN_SOFTWARE: u64 = 64 << 20;
 /// Sets of operands at least.
 const MIN_SETS: u64 = 8;
-/// And at most.
-const MAX_SETS: u64 = 64;
+/// And at most: what is small needs many, and what is tiny never comes to so much.
+const MAX_SETS: u64 = 256;
 /// Work of one call that a software adapter is given, in operations.
 const SOFTWARE_FLOPS: f64 = 2.5e8;
 /// And in bytes.
-const SOFTWARE_BYTES: f64 = 1e8;
+const SOFTWARE_BYTES: f64 = 6.5e7;
 
 /// One op at one shape: built, with its operands, when it is its turn.
 pub struct Row {
