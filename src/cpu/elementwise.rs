@@ -64,15 +64,22 @@ impl pulp::WithSimd for Probe<'_> {
         for block in blocks {
             let mut held = *block;
             for _ in 0..times {
-                held = held.map(|v| simd.mul_add_f32s(v, by, v));
+                // A closure would not get the processor's instructions, nor be inlined.
+                for v in &mut held {
+                    *v = simd.mul_add_f32s(*v, by, *v);
+                }
             }
             *block = held;
         }
         for v in singles {
-            *v = (0..times).fold(*v, |v, _| simd.mul_add_f32s(v, by, v));
+            for _ in 0..times {
+                *v = simd.mul_add_f32s(*v, by, *v);
+            }
         }
         for v in rest {
-            *v = (0..times).fold(*v, |v, _| v * factor + v);
+            for _ in 0..times {
+                *v = *v * factor + *v;
+            }
         }
     }
 }
