@@ -1,6 +1,6 @@
 //! op: probe
 //! x = fma(x, factor, x), `times` times, in place.   x: any shape
-//! What a device can do at most: its peak multiply-add where `times` is large, its bandwidth where `times` is 0. Zeros, and
+//! What a device can do at most: its peak multiply-add where `times` is large, its bandwidth where `times` is 1. Zeros, and
 //! with them the padding of rows, stay zeros.
 
 /// Invocations per workgroup. Tune: 64u, 128u, 256u

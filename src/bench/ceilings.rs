@@ -70,7 +70,7 @@ impl Ceilings {
         let sets = 8.max(total.div_ceil(most));
         let (elements, sets) = ((total / sets / 4) as usize, sets as usize);
         // What is nearer to the limit depends on the device: one stream that turns round, or two in and one out.
-        let (mut one, mut three) = (probe(gpu, elements, sets, 0)?, streams(gpu, elements / 2, sets)?);
+        let (mut one, mut three) = (probe(gpu, elements, sets, 1)?, streams(gpu, elements / 2, sets)?);
         let measured = harness.measure(&mut [&mut one, &mut three])?;
         let fastest = |m: &Measurement| m.samples.iter().copied().fold(f64::INFINITY, f64::min);
         let rates = measured.iter().zip([one.bytes, three.bytes]).map(|(m, bytes)| bytes / fastest(m));

@@ -88,7 +88,7 @@ pub fn scale(pass: &mut Pass, x: &mut Tensor, factor: f32) -> Result<()> {
 }
 
 /// x = x * factor + x, `times` times, fused where the device fuses: what a device can do at most. With `times` large it is
-/// bound by multiply-adds, 2 `times` operations an element; with 0 by memory, which x crosses twice. The caller vouches that
+/// bound by multiply-adds, 2 `times` operations an element; with 1 by memory, which x crosses twice. The caller vouches that
 /// the products are finite.
 ///
 /// # Errors

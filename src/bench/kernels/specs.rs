@@ -195,8 +195,8 @@ fn elementwise(rows: &mut Vec<Row>) {
     rows.push(in_place("silu", "", shape, None, one!(ops::silu), |x, _, _| reference::silu(x)));
     rows.push(in_place("tanh", "", shape, None, one!(ops::tanh), |x, _, _| reference::tanh(x)));
     rows.push(in_place("scale", "", shape, None, one!(ops::scale, -1.0), |x, _, _| reference::scale(x, -1.0)));
-    rows.push(in_place("probe", ",times=0", shape, None, one!(ops::probe, -2.0, 0), |x, _, _| {
-        reference::probe(x, -2.0, 0)
+    rows.push(in_place("probe", ",times=1", shape, None, one!(ops::probe, -2.0, 1), |x, _, _| {
+        reference::probe(x, -2.0, 1)
     }));
     // Signs alone: the numbers must stay numbers after many calls.
     rows.push(in_place("mul", "", shape, Some(f32::signum), two!(ops::mul), |x, y, _| reference::mul(x, y)));
