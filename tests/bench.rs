@@ -141,6 +141,7 @@ fn a_fifth_slower_is_noticed_and_noise_is_not() {
     assert!(!change(then, then).is_slower() && !change(then, then).is_faster());
     assert!(!change(interval(2.09, 0.05), then).is_slower(), "within 5 %");
     assert!(!change(interval(2.4, 0.5), then).is_slower(), "within the noise");
+    assert!(change(interval(2.4, 0.5), then).is_unclear() && !change(slower, then).is_unclear());
     // Another adapter, or a row that was not there, is no baseline.
     assert_eq!(compare(&kernel(then), &before(then), Some("B")), None);
     let mut other = kernel(then);

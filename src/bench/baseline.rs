@@ -22,6 +22,11 @@ impl Change {
         self.ratio > 1.0 + self.noise
     }
 
+    /// It looks slower, and the noise is too large to say.
+    pub fn is_unclear(&self) -> bool {
+        !self.is_slower() && self.ratio > 1.0 + SMALL && self.noise > 2.0 * SMALL
+    }
+
     /// Faster, beyond the noise.
     pub fn is_faster(&self) -> bool {
         self.ratio < 1.0 / (1.0 + self.noise)

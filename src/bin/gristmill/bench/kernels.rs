@@ -15,7 +15,7 @@ use crate::output::{note, print, table};
 use crate::source::usage;
 use crate::{Backend, Place};
 
-/// Times that a row which seems slower than its baseline is measured again before it is called slower.
+/// Times that a row is measured again which seems slower than its baseline, or may be.
 const AGAIN: usize = 3;
 
 #[derive(clap::Args)]
@@ -103,18 +103,21 @@ impl<'a> Bench<'a> {
         Bench { harness, ceilings: Ceilings::new() }
     }
 
-    /// Measures a row. One that seems slower than before is measured again: the least of its times counts.
+    /// Measures a row, and again where it seems slower than before or the noise hides whether it is.
     fn against(&mut self, row: &Row, baseline: Option<&[Record]>) -> Result<(KernelRow, Option<Change>), Failure> {
         let adapter = self.harness.gpu().adapter().map(|adapter| adapter.name.clone());
         let change = |kernel: &KernelRow| baseline.and_then(|records| compare(kernel, records, adapter.as_deref()));
         let mut kernel = self.measure(row)?;
         let mut found = change(&kernel);
         for _ in 0..AGAIN {
-            if !found.as_ref().is_some_and(Change::is_slower) {
+            let slower = found.as_ref().is_some_and(Change::is_slower);
+            if !slower && !found.as_ref().is_some_and(Change::is_unclear) {
                 break;
             }
             let again = self.measure(row)?;
-            if again.relative.median < kernel.relative.median {
+            // The least time counts against a slow one; against noise, the measurement that has less of it.
+            let counts = |row: &KernelRow| if slower { row.relative.median } else { row.relative.spread() };
+            if counts(&again) < counts(&kernel) {
                 kernel = again;
                 found = change(&kernel);
             }
