@@ -279,8 +279,14 @@ fn tests_of_models_read_and_write_as_much_as_they_say() {
 #[test]
 fn arms_take_turns() {
     let order = std::cell::RefCell::new(Vec::new());
-    let mut a = || Ok(order.borrow_mut().push('a'));
-    let mut b = || Ok(order.borrow_mut().push('b'));
+    let mut a = || {
+        order.borrow_mut().push('a');
+        Ok(())
+    };
+    let mut b = || {
+        order.borrow_mut().push('b');
+        Ok(())
+    };
     let seconds = turns(3, &mut [&mut a, &mut b]).unwrap();
     assert_eq!(seconds.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3]);
     assert_eq!(order.take().iter().collect::<String>(), "ababbaab");

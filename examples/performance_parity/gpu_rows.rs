@@ -47,7 +47,8 @@ fn check(what: &str, (a, b, c): (&[f32], &[f32], &[f32]), (m, k, n): (usize, usi
         let terms = (0..k).map(|i| f64::from(a[at / n * k + i]) * f64::from(b[i * n + at % n]));
         let (sum, magnitude) = terms.fold((0.0, 0.0), |(sum, magnitude), t: f64| (sum + t, magnitude + t.abs()));
         let bound = k as f64 * f64::from(f32::EPSILON) * magnitude;
-        if !((f64::from(c[at]) - sum).abs() <= bound) {
+        let error = (f64::from(c[at]) - sum).abs();
+        if error.is_nan() || error > bound {
             let message = format!("element {at} is {}, expected {sum} within {bound:.1e}", c[at]);
             return Err(Error::WrongResult { what: what.to_owned(), message });
         }
@@ -115,7 +116,8 @@ fn activations(setup: &Setup) -> Result<Outcome> {
     pass.submit()?;
     for (found, v) in gpu.read::<f32>(&x)?.iter().zip(&data).step_by(997) {
         let expected = 1.0 / (1.0 + (-f64::from(v.max(0.0))).exp());
-        if !((f64::from(*found) - expected).abs() <= 1e-6) {
+        let error = (f64::from(*found) - expected).abs();
+        if error.is_nan() || error > 1e-6 {
             let message = format!("{found}, expected {expected}");
             return Err(Error::WrongResult { what: "relu and sigmoid".to_owned(), message });
         }

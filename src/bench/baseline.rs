@@ -41,7 +41,7 @@ pub fn compare(now: &KernelRow, before: &[Record], adapter: Option<&str>) -> Opt
         _ => None,
     });
     // The last one counts, where a file has several.
-    let before = row.last()?;
+    let before = row.reduce(|_, later| later)?;
     let ratio = now.relative.median / before.relative.median;
     // Both medians may lie at the wrong end of their intervals.
     let noise = now.relative.spread() + before.relative.spread();

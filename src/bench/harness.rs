@@ -30,6 +30,9 @@ pub struct Output {
 /// Records one call on the operands of a set.
 type Record = Box<dyn FnMut(&mut Pass, usize) -> Result<()>>;
 
+/// Records what puts operands back.
+type Reset = Box<dyn FnMut(&mut Pass) -> Result<()>>;
+
 /// Something that can be timed: calls of one op on one shape, on several sets of operands.
 pub struct Workload {
     /// `matmul m=256,k=256,n=256 f32`.
@@ -45,7 +48,7 @@ pub struct Workload {
     /// One call.
     pub record: Record,
     /// Puts the operands of every set back to what they were: an op in place changes them.
-    pub reset: Option<Box<dyn FnMut(&mut Pass) -> Result<()>>>,
+    pub reset: Option<Reset>,
     /// What is checked before anything is timed.
     pub output: Output,
 }
@@ -176,7 +179,7 @@ impl<'a> Harness<'a> {
             Some(format!("{:.1} {unit}, {:.2} times what the probe reached", found / 1e9, found / ceiling))
         };
         Ok(match () {
-            () if !(seconds > 0.0) => Some("no time passed".to_owned()),
+            () if seconds.is_nan() || seconds <= 0.0 => Some("no time passed".to_owned()),
             () if flops > SLACK * peak => message(flops, peak, "GFLOP/s"),
             () if bytes > SLACK * bandwidth => message(bytes, bandwidth, "GB/s"),
             () => None,
@@ -215,7 +218,8 @@ impl<'a> Harness<'a> {
         };
         for &(at, expected, bound) in &workload.output.expected {
             let found = found.get(at).copied().unwrap_or(f64::NAN);
-            if !((found - expected).abs() <= bound) {
+            let error = (found - expected).abs();
+            if error.is_nan() || error > bound {
                 let message = format!("element {at} is {found}, expected {expected} within {bound:.2e}");
                 return Err(Error::WrongResult { what: workload.name.clone(), message });
             }

@@ -80,7 +80,7 @@ fn three(set: &mut Set) -> Result<[&mut Tensor; 3]> {
 fn places(count: usize) -> impl Iterator<Item = usize> {
     let step = (count / CHECKED).max(1);
     // An odd step, so that all columns of a power of two are met.
-    let step = step - usize::from(step > 1 && step % 2 == 0);
+    let step = step - usize::from(step > 1 && step.is_multiple_of(2));
     (0..count).step_by(step).chain(count.checked_sub(1))
 }
 
