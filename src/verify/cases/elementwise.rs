@@ -61,6 +61,15 @@ pub(super) fn elementwise(table: &mut Table) {
         let detail = format!("{detail} by=-0.37");
         table.row(("scale", class), &detail, work, move |bench, inputs| scale(bench, &case, -0.37, inputs));
     }
+    probes(table);
+    for by in [0.0, 1.0, -1.0, 1e-30, 1e30] {
+        let case = Elements { shape: vec![5, 67], values: Values::Scaled(3) };
+        let detail = format!("[5, 67] scaled(3) by={by:e}");
+        table.row(("scale", "factors"), &detail, 335, move |bench, inputs| scale(bench, &case, by, inputs));
+    }
+}
+
+fn probes(table: &mut Table) {
     // Odd numbers of rounds and single steps; a factor of -2 turns the sign and is exact.
     for (i, &(factor, times)) in
         [(-2.0, 1), (-2.0, 23), (-1.5, 8), (-0.37, 5), (0.25, 9), (-1.01, 1027), (3.0, 0)].iter().enumerate()
@@ -76,10 +85,5 @@ pub(super) fn elementwise(table: &mut Table) {
                 probe(bench, &case, (factor, times), inputs)
             });
         }
-    }
-    for by in [0.0, 1.0, -1.0, 1e-30, 1e30] {
-        let case = Elements { shape: vec![5, 67], values: Values::Scaled(3) };
-        let detail = format!("[5, 67] scaled(3) by={by:e}");
-        table.row(("scale", "factors"), &detail, 335, move |bench, inputs| scale(bench, &case, by, inputs));
     }
 }
