@@ -126,7 +126,11 @@ fn a_model_is_timed_in_llama_benchs_columns() {
     let table = bench("md");
     assert!(table.contains("| pp8 |") && table.contains("| tg4 @ d5 |"), "{table}");
     assert_eq!(bench("csv").lines().count(), 5);
-    ends_with(&gristmill(&["bench", "model", "-p", "100000", "--backend", "cpu"]), 2);
+    // The last is the largest number there is: nothing may wrap.
+    for tokens in ["100000", "18446744073709551615"] {
+        ends_with(&gristmill(&["bench", "model", "-p", tokens, "--backend", "cpu"]), 2);
+        ends_with(&gristmill(&["bench", "model", "-p", "0", "-n", "1", "-d", tokens, "--backend", "cpu"]), 2);
+    }
 }
 
 #[test]

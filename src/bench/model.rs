@@ -64,7 +64,8 @@ impl ModelTest {
     pub fn runner(self, model: &GpuModel) -> Result<Runner> {
         let (tokens, context) = (self.tokens(), model.config().n_positions);
         // Writing begins after one token at least.
-        let needed = self.depth + tokens + usize::from(matches!(self.kind, TestKind::Generation(_)));
+        let first = usize::from(matches!(self.kind, TestKind::Generation(_)));
+        let needed = self.depth.saturating_add(tokens).saturating_add(first);
         if needed > context {
             return Err(Error::ContextFull { have: needed, limit: context });
         }

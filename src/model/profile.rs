@@ -63,7 +63,7 @@ impl GpuModel {
         if self.gpu().clock() < Some(Clock::Each) {
             return Err(Error::Limit { limit: "timestamps within a pass", wanted: 1, granted: 0 });
         }
-        let (needed, limit) = (depth + WARM_UP + tokens, self.config().n_positions);
+        let (needed, limit) = (depth.saturating_add(tokens).saturating_add(WARM_UP), self.config().n_positions);
         if needed > limit {
             return Err(Error::ContextFull { have: needed, limit });
         }
