@@ -21,10 +21,15 @@ pub struct Kernel {
     pub doc: &'static str,
     /// The file as it lies.
     pub source: &'static str,
+    /// Workgroups of a dispatch, in parameters, knobs and names that `doc` explains: `ceil(4 * n_quads / BN), ceil(m / BM),
+    /// 1`. The function `grid` of its module computes it. One count is [folded](fold).
+    pub grid: &'static str,
     /// Invocations per workgroup at the default knobs.
     pub workgroup_size: [u32; 3],
     /// Storage buffers of group 0, by binding number.
     pub bindings: &'static [Binding],
+    /// The members of `Params`, 4 bytes each, in order.
+    pub params: &'static [Parameter],
     /// Bytes of `Params`.
     pub params_bytes: u32,
     /// Workgroup memory at the default knobs, in bytes.
@@ -50,6 +55,17 @@ pub struct Binding {
     pub write: bool,
     /// Element type, as in the WGSL.
     pub ty: &'static str,
+}
+
+/// One member of a kernel's `Params`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parameter {
+    /// Name in the WGSL.
+    pub name: &'static str,
+    /// `u32`, `i32` or `f32`.
+    pub ty: &'static str,
+    /// What it is.
+    pub doc: &'static str,
 }
 
 /// A `const` of a kernel that can be set.
@@ -176,13 +192,15 @@ impl Kernel {
         self.text(variant, Some(edit))
     }
 
+    /// What the engine has to know of it.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn blueprint(&self) -> crate::cache::Blueprint<'_> {
+        crate::cache::Blueprint::new(self.index, self.name, self.bindings.iter().map(|b| b.write), self.params_bytes)
+    }
+
     fn text(&self, variant: &Variant, edit: Option<&Edit>) -> String {
-        let mut spans: Vec<(Range<usize>, String)> = Vec::new();
-        for (constant, value) in self.knobs.iter().chain(self.modes).zip(variant.constants) {
-            if value != constant.default {
-                spans.push((constant.span.0..constant.span.1, format!("{value}u")));
-            }
-        }
+        let constants = self.knobs.iter().chain(self.modes).map(|constant| (constant.default, constant.span));
+        let mut spans = constant_spans(constants, variant);
         if let (Some((begin, end)), Some(functions)) = (self.format, variant.format.functions()) {
             let own = edit.filter(|edit| edit.file == File::Format(variant.format));
             spans.push((
@@ -236,8 +254,33 @@ pub mod kernels {
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }
 
+/// The spans of the constants, given as (default, span), that differ from the file in this variant.
+pub(crate) fn constant_spans(
+    constants: impl Iterator<Item = (u32, (usize, usize))>,
+    variant: &Variant,
+) -> Vec<(Range<usize>, String)> {
+    let set = constants.zip(variant.constants).filter(|((default, _), value)| default != value);
+    set.map(|((_, (begin, end)), value)| (begin..end, format!("{value}u"))).collect()
+}
+
+/// WebGPU's limit of workgroups per dimension; larger grids fold to two dimensions.
+pub const MAX_GROUPS: u64 = 65_535;
+
+/// `count` workgroups, folded to two dimensions where one is too short. Kernels compute `y * groups.x + x` and return where
+/// that is past the end.
+///
+/// ```
+/// use gristmill::kernel::fold;
+///
+/// assert_eq!(fold(65_535), [65_535, 1, 1]);
+/// assert_eq!(fold(65_536), [65_535, 2, 1]);
+/// ```
+pub fn fold(count: u64) -> [u64; 3] {
+    if count <= MAX_GROUPS { [count, 1, 1] } else { [MAX_GROUPS, count.div_ceil(MAX_GROUPS), 1] }
+}
+
 /// `source` with its spans replaced. Nothing is inserted between lines, so line numbers before a span stay true.
-fn patch(source: &str, mut spans: Vec<(Range<usize>, String)>) -> String {
+pub(crate) fn patch(source: &str, mut spans: Vec<(Range<usize>, String)>) -> String {
     spans.sort_by_key(|(span, _)| span.start);
     let mut text = String::with_capacity(source.len() + 256);
     let mut from = 0;

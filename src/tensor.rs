@@ -49,6 +49,18 @@ impl From<Format> for DType {
 pub(crate) const MAX_RANK: usize = 4;
 
 /// Numbers on a device, or in host memory on the CPU backend. Cloning makes another handle on the same memory.
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Gpu)?;
+/// let x = gpu.tensor(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!((x.shape(), x.rows(), x.columns()), (&[2, 3][..], 2, 3));
+/// // On a device rows start at multiples of 16 bytes; what is read back is dense again.
+/// assert_eq!((x.pitch(), x.bytes()), (4, 32));
+/// assert_eq!(gpu.read::<f32>(&x)?, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Tensor {
     pub(crate) storage: Storage,
@@ -177,6 +189,16 @@ impl Tensor {
     /// The element type.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// The device buffer it lies in, unless it lives on the host: for a caller's own commands.
+    pub fn buffer(&self) -> Option<&wgpu::Buffer> {
+        self.lease().map(|lease| &lease.buffer)
+    }
+
+    /// Where it starts within its buffer, in bytes.
+    pub fn offset(&self) -> u64 {
+        self.offset
     }
 
     /// Bytes from the first element to the end of the last row's padding, in whole words of 4 bytes.
