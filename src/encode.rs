@@ -70,6 +70,14 @@ pub(crate) enum Step {
 }
 
 /// How finely a device can time its work.
+///
+/// ```
+/// use gristmill::{Clock, ComputeBackend, GpuCompute};
+///
+/// assert!(Clock::Each > Clock::Whole); // what times each dispatch times the whole as well
+/// assert_eq!(GpuCompute::new(ComputeBackend::Cpu)?.clock(), None);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Clock {
     /// From the beginning of a pass's first dispatch to the end of its last.
@@ -79,6 +87,11 @@ pub enum Clock {
 }
 
 /// What a dispatch is estimated to cost.
+///
+/// ```
+/// let work = gristmill::Work { flops: 2e9, bytes: 1e8 };
+/// assert_eq!(work.flops / work.bytes, 20.0); // operations per byte
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Work {
     /// Floating-point operations, of products alone.
@@ -88,6 +101,18 @@ pub struct Work {
 }
 
 /// The device's time of one dispatch.
+///
+/// ```
+/// # use gristmill::{Clock, ComputeBackend, GpuCompute, ops};
+/// let gpu = GpuCompute::new(ComputeBackend::Gpu)?;
+/// if gpu.clock() == Some(Clock::Each) {
+///     let (mut pass, mut x) = (gpu.pass(), gpu.zeros(&[64])?);
+///     ops::relu(&mut pass, &mut x)?;
+///     let times = pass.submit_timed(Clock::Each)?.wait(std::time::Duration::from_secs(60))?;
+///     assert_eq!((&*times.dispatches[0].op, &*times.dispatches[0].kernel), ("relu", "relu"));
+/// }
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct DispatchTime {
@@ -102,6 +127,18 @@ pub struct DispatchTime {
 }
 
 /// The device's time of one pass.
+///
+/// ```
+/// # use gristmill::{Clock, ComputeBackend, GpuCompute, ops};
+/// let gpu = GpuCompute::new(ComputeBackend::Gpu)?;
+/// if let Some(clock) = gpu.clock() {
+///     let (mut pass, mut x) = (gpu.pass(), gpu.zeros(&[64])?);
+///     ops::relu(&mut pass, &mut x)?;
+///     let times = pass.submit_timed(clock)?.wait(std::time::Duration::from_secs(60))?;
+///     assert!(times.seconds >= 0.0);
+/// }
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct PassTimes {

@@ -27,6 +27,16 @@ use crate::result::AsyncGpuResult;
 use crate::tensor::{DType, STAGING_BYTES, Tensor, device_bytes, host_words, to_pitch, to_words};
 
 /// Where to compute.
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Auto)?;
+/// // It says what it got, and why.
+/// println!("{:?}: {}", gpu.backend(), gpu.reason());
+/// assert_ne!(gpu.backend(), ComputeBackend::Auto);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ComputeBackend {
     /// A hardware adapter, else a software one, else an error.
@@ -39,6 +49,16 @@ pub enum ComputeBackend {
 }
 
 /// How to open a [`GpuCompute`].
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute, Options};
+/// use std::time::Duration;
+///
+/// let options = Options { deadline: Duration::from_secs(5), ..Options::new(ComputeBackend::Gpu) };
+/// let gpu = GpuCompute::open(&options)?;
+/// assert!(gpu.is_gpu());
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Where to compute.
@@ -82,6 +102,16 @@ impl Options {
 }
 
 /// An opened backend: a device with its pool, queue and caches, or the CPU. Cloning makes another handle.
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Gpu)?; // or auto(), or from_existing(device, queue)
+/// let c = gpu.matmul(&[1.0, 2.0, 3.0, 4.0], &[5.0, 6.0, 7.0, 8.0], 2, 2, 2)?;
+/// assert_eq!(c, [19.0, 22.0, 43.0, 50.0]);
+/// assert_eq!(gpu.stats().dispatches, 1);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct GpuCompute {
     inner: Arc<Inner>,

@@ -157,6 +157,12 @@ impl OwnKernel {
 }
 
 /// A parameter's value.
+///
+/// ```
+/// use gristmill::Value;
+///
+/// assert_eq!([Value::from(7u32), Value::from(-7), Value::from(0.5)], [Value::U32(7), Value::I32(-7), Value::F32(0.5)]);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Value {
@@ -205,6 +211,21 @@ impl From<f32> for Value {
 }
 
 /// A call of an [`OwnKernel`] that is being given its arguments. What does not fit is kept, and said by [`Call::record`].
+///
+/// ```
+/// use gristmill::{ComputeBackend, Error, GpuCompute, OwnKernel, kernels};
+///
+/// // Any text will do that follows the rules; here, one of ours.
+/// let kernel = OwnKernel::new("relu.wgsl", kernels::relu::KERNEL.source)?;
+/// let gpu = GpuCompute::new(ComputeBackend::Gpu)?;
+/// let (mut pass, mut x) = (gpu.pass(), gpu.tensor(&[-1.0, 2.0, -3.0, 4.0], &[4])?);
+/// let refused = kernel.call().write("y", &mut x).record(&mut pass, [1, 1, 1]);
+/// assert_eq!(refused.unwrap_err().to_string(), "kernel `relu`: no buffer `y`; there are `x`");
+/// kernel.call().write("x", &mut x).param("quads", 1u32).constant("WG", 32).record(&mut pass, [1, 1, 1])?;
+/// pass.submit()?;
+/// assert_eq!(gpu.read::<f32>(&x)?, [0.0, 2.0, 0.0, 4.0]);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[must_use = "a call does nothing before `record`"]
 pub struct Call<'a> {
     kernel: &'a OwnKernel,

@@ -40,6 +40,17 @@ impl Kind {
 }
 
 /// Gauges and counters of a [`GpuBufferPool`].
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Gpu)?;
+/// let x = gpu.zeros(&[100])?;
+/// assert_eq!((gpu.pool_stats().live_buffers, gpu.pool_stats().live_bytes), (1, 512)); // 400 bytes, by size class
+/// drop(x);
+/// assert_eq!((gpu.pool_stats().live_buffers, gpu.pool_stats().idle_buffers), (0, 1));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {
@@ -60,6 +71,19 @@ pub struct PoolStats {
 }
 
 /// Persistent device buffers by size class, shared by everything an engine does.
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Gpu)?;
+/// let Some(pool) = gpu.pool() else { return Ok(()) };
+/// pool.set_budget(Some(1 << 20));
+/// assert!(gpu.zeros(&[1 << 20]).is_err()); // 4 MiB
+/// drop(gpu.zeros(&[1 << 10])?);
+/// pool.trim();
+/// assert_eq!(pool.stats().idle_bytes, 0);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct GpuBufferPool {
     shared: Arc<Shared>,

@@ -85,6 +85,16 @@ struct State {
 }
 
 /// Who polls the device.
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute, Options, Poller};
+///
+/// // Without a thread of its own; a wait polls.
+/// let options = Options { poller: Some(Poller::Caller), ..Options::new(ComputeBackend::Gpu) };
+/// let gpu = GpuCompute::open(&options)?;
+/// assert_eq!(gpu.relu(&[-1.0, 1.0])?, [0.0, 1.0]);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Poller {
     /// A thread of the engine's own: results arrive by themselves.

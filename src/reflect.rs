@@ -36,6 +36,13 @@ pub const FORMAT_BEGIN: &str = "// --- weight format ---";
 pub const FORMAT_END: &str = "// --- end of weight format ---";
 
 /// What the WGSL text of a kernel says about itself.
+///
+/// ```
+/// let source = gristmill::kernels::softmax::KERNEL.source;
+/// let interface = gristmill::reflect::reflect("shaders/softmax.wgsl", source)?;
+/// assert_eq!((interface.op.as_str(), interface.workgroup_size), ("softmax", [64, 1, 1]));
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Interface {
     /// File stem, entry point and Rust module.
@@ -67,6 +74,13 @@ pub struct Interface {
 }
 
 /// One storage buffer of a kernel.
+///
+/// ```
+/// let source = gristmill::kernels::add::KERNEL.source;
+/// let slots = gristmill::reflect::reflect("add.wgsl", source)?.bindings;
+/// assert_eq!((slots[0].name.as_str(), slots[0].ty.as_str(), slots[0].write), ("y", "vec4<f32>", false));
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Slot {
     /// Name in the WGSL.
@@ -78,6 +92,13 @@ pub struct Slot {
 }
 
 /// One parameter of a kernel.
+///
+/// ```
+/// let source = gristmill::kernels::scale::KERNEL.source;
+/// let params = gristmill::reflect::reflect("scale.wgsl", source)?.params;
+/// assert!(params.iter().any(|field| (field.name.as_str(), field.ty) == ("factor", "f32")));
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Field {
     /// Name in the WGSL.
@@ -89,6 +110,14 @@ pub struct Field {
 }
 
 /// A `const` that can be set from Rust.
+///
+/// ```
+/// let source = gristmill::kernels::softmax::KERNEL.source;
+/// let modes = gristmill::reflect::reflect("softmax.wgsl", source)?.modes;
+/// assert_eq!((modes[0].name.as_str(), modes[0].default, &modes[0].values[..]), ("LOG", 0, &[0, 1][..]));
+/// assert_eq!(&source[modes[0].span.clone()], "0u");
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Constant {
     /// Name in the WGSL.

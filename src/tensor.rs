@@ -13,6 +13,15 @@ use crate::kernel::Format;
 use crate::pool::Lease;
 
 /// The element type of a [`Tensor`].
+///
+/// ```
+/// use gristmill::{ComputeBackend, DType, GpuCompute, half::f16};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+/// let x = gpu.tensor_f16(&[f16::ONE; 3], &[3])?;
+/// assert_eq!((x.dtype(), x.dtype().bytes()), (DType::F16, 2));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DType {
@@ -274,6 +283,21 @@ pub(crate) fn to_pitch(dense: &[u8], row_bytes: usize, pitch_bytes: usize) -> Ve
 }
 
 /// A matrix `[rows, columns]` in a stored format, as row chunks that each fit one binding.
+///
+/// ```
+/// use gristmill::{ComputeBackend, Format, GpuCompute, Weight, ops};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Gpu)?;
+/// // [outputs, inputs], stored as halves.
+/// let w = Weight::from_f32(&gpu, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], (2, 3), Format::F16)?;
+/// let x = gpu.tensor(&[1.0, 10.0, 100.0], &[1, 3])?;
+/// let mut pass = gpu.pass();
+/// let mut y = pass.tensor(&[1, 2])?;
+/// ops::linear(&mut pass, &x, &w, None, &mut y)?;
+/// pass.submit()?;
+/// assert_eq!(gpu.read::<f32>(&y)?, [321.0, 654.0]);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Weight {
     pub(crate) chunks: Vec<Chunk>,
