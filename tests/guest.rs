@@ -128,6 +128,8 @@ fn recordings_run_when_the_caller_submits_them() {
         let c = product(&mut pass, &a, &b);
         let mut narrow = pass.tensor(&[4, SHAPE.2]).unwrap();
         ops::matmul(&mut pass, &a.first_rows(4).unwrap(), &b, &mut narrow).unwrap();
+        ops::scale(&mut pass, &mut narrow, 2.0).unwrap();
+        ops::scale(&mut pass, &mut narrow, -0.25).unwrap();
         all.push((c, narrow, pass.record(&mut commands).unwrap()));
     }
     let stats = gpu.stats();
@@ -136,7 +138,8 @@ fn recordings_run_when_the_caller_submits_them() {
     for (c, narrow, recording) in all {
         recording.submitted();
         assert_eq!(gpu.read::<f32>(&c).unwrap(), right);
-        assert_eq!(gpu.read::<f32>(&narrow).unwrap(), right[..4 * SHAPE.2]);
+        let scaled: Vec<f32> = right[..4 * SHAPE.2].iter().map(|v| v * -0.5).collect();
+        assert_eq!(gpu.read::<f32>(&narrow).unwrap(), scaled);
     }
 }
 
