@@ -8,6 +8,14 @@ pub const INSTALL_HINT: &str = "Install a Vulkan driver for your GPU, or a softw
      `pacman -S vulkan-swrast vulkan-icd-loader` (Arch), `apk add mesa-vulkan-swrast vulkan-loader` (Alpine)";
 
 /// What is known of an adapter.
+///
+/// ```
+/// for adapter in gristmill::survey() {
+///     let facts = adapter.facts;
+///     println!("{facts}"); // llvmpipe (LLVM 15.0.6, 256 bits) (software, vulkan, llvmpipe Mesa 22.3.6 (LLVM 15.0.6))
+///     assert_eq!(facts.software, facts.kind == "software");
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AdapterFacts {
@@ -92,6 +100,16 @@ pub(crate) fn choose(adapters: Vec<wgpu::Adapter>, name: Option<&str>) -> Result
 }
 
 /// What is known of an adapter without opening it.
+///
+/// ```
+/// for adapter in gristmill::survey() {
+///     match adapter.hidden {
+///         Some(why) => println!("{}: not offered, {why}", adapter.facts),
+///         None => println!("{}: {:?}", adapter.facts, adapter.features), // ("subgroups", true), ...
+///     }
+///     assert!(adapter.limits.iter().any(|(name, bytes)| *name == "binding_bytes" && *bytes > 0));
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Surveyed {

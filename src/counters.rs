@@ -3,6 +3,20 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A snapshot of everything an engine did since it was opened. All counts only grow; subtract two snapshots.
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute, ops};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Gpu)?;
+/// let mut x = gpu.tensor(&[-1.0, 2.0], &[2])?;
+/// let before = gpu.stats();
+/// let mut pass = gpu.pass();
+/// ops::relu(&mut pass, &mut x)?;
+/// pass.submit()?;
+/// let after = gpu.stats();
+/// assert_eq!((after.submits - before.submits, after.dispatches - before.dispatches), (1, 1));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {

@@ -24,6 +24,17 @@ const SIDES: usize = 4096;
 const LARGEST_SIDE: usize = 32_768;
 
 /// One product of a batch: C\[m,n\] = a\[m,k\] b\[k,n\].
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute, HybridScheduler, MatmulOp};
+///
+/// let scheduler = HybridScheduler::with_gpu(GpuCompute::new(ComputeBackend::Cpu)?)?;
+/// let (a, b) = ([1.0, 2.0], [3.0, 4.0]);
+/// let inner = MatmulOp { a: &a, b: &b, m: 1, k: 2, n: 1 };
+/// let outer = MatmulOp { m: 2, k: 1, n: 2, ..inner };
+/// assert_eq!(scheduler.matmul_batch(&[inner, outer])?, [vec![11.0], vec![3.0, 4.0, 6.0, 8.0]]);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct MatmulOp<'a> {
     /// m k elements.
@@ -39,6 +50,16 @@ pub struct MatmulOp<'a> {
 }
 
 /// Products that were started on each side. Counts only grow.
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute, HybridScheduler};
+///
+/// let scheduler = HybridScheduler::with_gpu(GpuCompute::new(ComputeBackend::Cpu)?)?;
+/// scheduler.matmul(&[2.0], &[3.0], 1, 1, 1)?;
+/// let stats = scheduler.stats();
+/// assert_eq!((stats.gpu_calls, stats.cpu_calls), (0, 1));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SchedulerStats {

@@ -6,6 +6,15 @@ use super::record::{Entry, KernelRow, Record};
 const SMALL: f64 = 0.05;
 
 /// How a row compares with the same row of an earlier run.
+///
+/// ```
+/// use gristmill::bench::Change;
+///
+/// let change = Change { name: "relu m=256,n=3072 f32".to_owned(), ratio: 1.2, noise: 0.06 };
+/// assert!(change.is_slower());
+/// let noisy = Change { noise: 0.3, ..change };
+/// assert!(!noisy.is_slower() && noisy.is_unclear()); // to be measured again
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
     /// The row.

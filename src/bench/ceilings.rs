@@ -16,6 +16,21 @@ const PEAK_ELEMENTS: usize = 1 << 20;
 const SMALLEST: u64 = 1 << 16;
 
 /// The peak, and the bandwidth at each size of working set, measured when first asked for and kept.
+///
+/// ```
+/// use std::time::Duration;
+/// use gristmill::bench::{Ceilings, Harness};
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+/// let mut harness = Harness::new(&gpu);
+/// harness.sample = Duration::from_millis(1); // per repetition; 25 ms unless said otherwise
+/// let mut ceilings = Ceilings::new();
+/// let peak = ceilings.peak(&harness)?; // measured now
+/// assert!(peak > 0.0);
+/// assert_eq!(ceilings.peak(&harness)?, peak); // and kept
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Ceilings {
     peak: Option<f64>,

@@ -23,6 +23,17 @@ const SOFTWARE_FLOPS: f64 = 2.5e8;
 const SOFTWARE_BYTES: f64 = 6.5e7;
 
 /// One op at one shape: built, with its operands, when it is its turn.
+///
+/// ```
+/// use gristmill::bench;
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+/// let rows = bench::rows(&gpu);
+/// let row = rows.iter().find(|row| row.name() == "matmul m=256,k=256,n=256 f32").expect("a row of the table");
+/// assert_eq!(row.flops, 2.0 * 256.0 * 256.0 * 256.0);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 pub struct Row {
     /// The op.
     pub op: &'static str,

@@ -3,6 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 /// A median and its 95 % interval, from the order of the samples alone, whatever their distribution.
+///
+/// ```
+/// use gristmill::bench::Estimate;
+///
+/// let seconds = Estimate::of(&[0.3, 0.1, 0.2, 0.9, 0.25, 0.2, 0.22]).expect("samples");
+/// assert_eq!((seconds.median, seconds.low, seconds.high), (0.22, 0.1, 0.9)); // seven samples: all of their range
+/// let per_second = seconds.rate(11.0);
+/// assert!((per_second.median - 50.0).abs() < 1e-9 && per_second.low < per_second.high);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Estimate {

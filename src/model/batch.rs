@@ -22,6 +22,20 @@ const BLOCK_ROWS: usize = 256;
 const LOGITS_BLOCK: usize = 4 << 20;
 
 /// Sequences on a model, one per slot, that are read and written together.
+///
+/// ```
+/// use gristmill::model::Config;
+/// use gristmill::{ComputeBackend, GpuCompute, GpuModel};
+///
+/// let config = Config::new(50, 16, 8, 2, 2); // vocabulary, context, width, layers, heads
+/// let model = GpuModel::random(&GpuCompute::new(ComputeBackend::Cpu)?, &config, 1)?;
+/// let mut batch = model.batch(2)?;
+/// let logits = batch.logits(&[(0, &[3, 1, 4]), (1, &[2])])?; // of ragged lengths, in one go
+/// assert_eq!([logits[0].len(), logits[1].len()], [3 * 50, 50]);
+/// batch.rewind(0, 1)?;
+/// assert_eq!((batch.tokens(0), batch.tokens(1)), (&[3][..], &[2][..]));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 pub struct Batch {
     pub(super) model: Arc<Model>,
     pub(super) cache: KvCache,

@@ -16,6 +16,24 @@ const WARM_UP: usize = 3;
 const GREEDY: Sampler = Sampler { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 };
 
 /// What the dispatches of one kernel take, per token.
+///
+/// ```
+/// use gristmill::model::Config;
+/// use gristmill::{ComputeBackend, Error, GpuCompute, GpuModel};
+///
+/// let config = Config::new(50, 16, 8, 2, 2); // vocabulary, context, width, layers, heads
+/// let model = GpuModel::random(&GpuCompute::new(ComputeBackend::Gpu)?, &config, 1)?;
+/// match model.profile(4, 8) {
+///     Ok(profile) => {
+///         let op = &profile.rows[0]; // the longest
+///         println!("{} times {}, {:.1} GB/s", op.dispatches, op.kernel, op.work.bytes / op.seconds / 1e9);
+///         assert!(op.dispatches > 0 && op.seconds > 0.0);
+///     }
+///     // Where timestamps cannot be written within a pass.
+///     Err(error) => assert!(matches!(error, Error::Limit { .. })),
+/// }
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct OpTime {
     /// The op.
@@ -31,6 +49,23 @@ pub struct OpTime {
 }
 
 /// A token, accounted for: the rows and [`other`](Profile::other) add up to `seconds`.
+///
+/// ```
+/// use gristmill::model::Config;
+/// use gristmill::{ComputeBackend, Error, GpuCompute, GpuModel};
+///
+/// let config = Config::new(50, 16, 8, 2, 2); // vocabulary, context, width, layers, heads
+/// let model = GpuModel::random(&GpuCompute::new(ComputeBackend::Gpu)?, &config, 1)?;
+/// match model.profile(4, 8) {
+///     Ok(profile) => {
+///         let dispatches: f64 = profile.rows.iter().map(|row| row.seconds).sum();
+///         assert!((dispatches + profile.other() - profile.seconds).abs() < 1e-9);
+///     }
+///     // Where timestamps cannot be written within a pass.
+///     Err(error) => assert!(matches!(error, Error::Limit { .. })),
+/// }
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Profile {

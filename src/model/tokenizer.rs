@@ -8,6 +8,16 @@ use crate::error::{Error, Result};
 const MAX_TEXT: usize = 64 << 20;
 
 /// A model's tokenizer.
+///
+/// ```
+/// use gristmill::model::Tokenizer;
+///
+/// let tokenizer = Tokenizer::load("models/demo".as_ref())?.expect("a tokenizer.json");
+/// let ids = tokenizer.encode("A reference is")?;
+/// assert_eq!(ids, [33, 676, 297]);
+/// assert_eq!(tokenizer.decode(&ids)?, "A reference is");
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -72,6 +82,19 @@ impl Tokenizer {
 }
 
 /// Text as its tokens arrive. A character whose bytes are not all there yet is held back.
+///
+/// ```
+/// use gristmill::model::Tokenizer;
+///
+/// let tokenizer = Tokenizer::load("models/demo".as_ref())?.expect("a tokenizer.json");
+/// let (mut stream, mut text) = (tokenizer.stream(), String::new());
+/// for id in tokenizer.encode("A naïve reference is 3 €")? {
+///     text += &stream.push(id)?; // nothing until the bytes of a character are all there
+/// }
+/// text += &stream.finish()?;
+/// assert_eq!(text, "A naïve reference is 3 €");
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,

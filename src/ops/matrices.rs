@@ -14,6 +14,21 @@ use crate::tensor::{DType, Tensor};
 /// smaller, so none reaches outside it.
 ///
 /// A tensor of less than four dimensions is one with leading dimensions of 1; a vector is a matrix of one row.
+///
+/// ```
+/// use gristmill::ops::{self, Matrices};
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+/// let x = gpu.tensor(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], &[2, 2, 2])?; // [m, heads, d]
+/// let heads = Matrices::from(&x).permuted([0, 2, 1])?; // a matrix [m, d] of each head, and nothing is moved
+/// assert_eq!(heads.shape(), [1, 2, 2, 2]);
+/// let (mut pass, mut scores) = (gpu.pass(), gpu.zeros(&[2, 2, 2])?);
+/// ops::matmul_transpose_b(&mut pass, heads, heads, 1.0, &mut scores)?;
+/// pass.submit()?;
+/// assert_eq!(gpu.read::<f32>(&scores)?, [1.0, 5.0, 5.0, 41.0, 13.0, 33.0, 33.0, 85.0]);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Matrices<'a> {
     tensor: &'a Tensor,

@@ -35,6 +35,20 @@ fn parts(depth: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// What happens to a product before it is written: first the bias is added, then the activation applied.
+///
+/// ```
+/// use gristmill::ops::{self, Activation, Epilogue};
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+/// let (a, b) = (gpu.tensor(&[1.0, 2.0], &[1, 2])?, gpu.tensor(&[1.0, 0.0, 0.0, 1.0], &[2, 2])?);
+/// let bias = gpu.tensor(&[0.5, -4.0], &[2])?;
+/// let (mut pass, mut out) = (gpu.pass(), gpu.zeros(&[1, 2])?);
+/// ops::matmul_with(&mut pass, &a, &b, Epilogue { bias: Some(&bias), activation: Some(Activation::Relu) }, &mut out)?;
+/// pass.submit()?;
+/// assert_eq!(gpu.read::<f32>(&out)?, [1.5, 0.0]);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Epilogue<'a> {
     /// One element per column.

@@ -14,6 +14,19 @@ const MAX_IDLE_BYTES: usize = 256 << 20;
 const SMALL: usize = 4096;
 
 /// Gauges and counters of the memory behind [`HybridScheduler::matmul_pooled`](super::HybridScheduler::matmul_pooled).
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute, HybridScheduler};
+///
+/// let scheduler = HybridScheduler::with_gpu(GpuCompute::new(ComputeBackend::Cpu)?)?;
+/// for _ in 0..3 {
+///     let product = scheduler.matmul_pooled(&[2.0], &[3.0], 1, 1, 1)?;
+///     scheduler.release_buffer(product);
+/// }
+/// let stats = scheduler.pool_stats();
+/// assert_eq!((stats.misses, stats.hits, stats.idle_buffers), (1, 2, 1));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HostPoolStats {

@@ -1,6 +1,13 @@
 //! The kinds of mistakes.
 
 /// What kind of mistake a mutant makes.
+///
+/// ```
+/// use gristmill::verify::mutants::Operator;
+///
+/// let names: Vec<&str> = Operator::ALL.into_iter().map(Operator::name).collect();
+/// assert_eq!(names[..3], ["arithmetic", "bound", "logic"]);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operator {
     /// Another arithmetic operator (`+` for `-`, `+` for `*`, `*` for `/`, `/` for `%`, `|` for `&`), or a lost minus sign.
