@@ -9,6 +9,9 @@ use std::process::exit;
 #[allow(unreachable_pub, reason = "public in the library")]
 mod reflect;
 
+#[path = "src/reflect/grid.rs"]
+mod grid;
+
 use reflect::{Constant, Interface};
 
 fn main() {
@@ -66,6 +69,7 @@ fn generate(files: &[(String, String)]) -> Result<String, String> {
 /// Reflects a file as it lies, then validates it with each other weight format in place.
 fn check(path: &str, source: &str, formats: &[(String, String)]) -> Result<Interface, String> {
     let interface = reflect::reflect(path, source)?;
+    grid::function(&interface).map_err(|message| format!("{path}: {message}"))?;
     if let Some(span) = &interface.format {
         for (format_path, functions) in formats {
             let spliced = [&source[..span.start], functions, &source[span.end..]].concat();
@@ -76,13 +80,13 @@ fn check(path: &str, source: &str, formats: &[(String, String)]) -> Result<Inter
 }
 
 fn emit(out: &mut String, index: usize, path: &str, kernel: &Interface) -> std::fmt::Result {
-    let Interface { name, op, doc, workgroup_size, workgroup_bytes, subgroups, .. } = kernel;
+    let Interface { name, op, doc, grid, workgroup_size, workgroup_bytes, subgroups, .. } = kernel;
     writeln!(out, "/// ```text\n{}\n/// ```", doc.lines().map(|l| format!("///{l}")).collect::<Vec<_>>().join("\n"))?;
     writeln!(out, "pub mod {name} {{")?;
     writeln!(out, "    use crate::kernel::{{Binding, Constant, Constants, Kernel}};")?;
     writeln!(
         out,
-        "    pub static KERNEL: Kernel = Kernel {{ index: {index}, name: {name:?}, op: {op:?}, doc: {doc:?},"
+        "    pub static KERNEL: Kernel = Kernel {{ index: {index}, name: {name:?}, op: {op:?}, doc: {doc:?}, grid: {grid:?},"
     )?;
     writeln!(out, "        source: include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/{path}\")),")?;
     writeln!(
@@ -92,6 +96,10 @@ fn emit(out: &mut String, index: usize, path: &str, kernel: &Interface) -> std::
     writeln!(out, "        bindings: &[")?;
     for slot in &kernel.bindings {
         writeln!(out, "            Binding {{ name: {:?}, write: {}, ty: {:?} }},", slot.name, slot.write, slot.ty)?;
+    }
+    writeln!(out, "        ], params: &[")?;
+    for reflect::Field { name, ty, doc } in &kernel.params {
+        writeln!(out, "            crate::kernel::Parameter {{ name: {name:?}, ty: {ty:?}, doc: {doc:?} }},")?;
     }
     writeln!(
         out,
@@ -115,6 +123,7 @@ fn emit(out: &mut String, index: usize, path: &str, kernel: &Interface) -> std::
     writeln!(out, "    }}")?;
     emit_values(out, "Knobs", &kernel.knobs)?;
     emit_values(out, "Modes", &kernel.modes)?;
+    writeln!(out, "{}", grid::function(kernel).map_err(|_| std::fmt::Error)?)?;
     emit_args(out, kernel)?;
     writeln!(out, "}}\n")
 }

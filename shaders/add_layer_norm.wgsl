@@ -2,6 +2,7 @@
 //! x += y, then out[r] = (x[r] - mean) / sqrt(variance + eps) * weight + bias.   x, y, out:[m, n]  weight, bias:[n]
 //! The end of one block of a transformer and the beginning of the next. A workgroup owns a row; what an invocation reads
 //! back of x is what it wrote itself. Mean first, then the variance around it, as in layer_norm.
+//! grid: m
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
 const WG = 64u;

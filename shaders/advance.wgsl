@@ -1,5 +1,6 @@
 //! op: advance
 //! rows[r].token = picked[r].id and rows[r].position += 1: the next step's rows, without the host.   rows:[m] picked:[m, 2]
+//! grid: ceil(m / WG)
 
 /// Invocations per workgroup. Tune: 32u, 64u
 const WG = 64u;

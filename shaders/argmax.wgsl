@@ -2,6 +2,7 @@
 //! out[r] = (the lowest i with the largest x[r, i], how many x[r, i] are NaN or infinite).   x:[m, n]  out:[m, 2]
 //! A workgroup owns a row. Integers throughout: WGSL may assume that a float is never NaN, so the bits are compared, by a
 //! key that orders them as the floats they are.
+//! grid: m
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
 const WG = 64u;

@@ -5,6 +5,7 @@
 //! keys and values, positions of this batch from qkv: what another workgroup appends is never read here.
 //! A workgroup owns one row and one query head and walks the positions in tiles of WG: an invocation computes one score,
 //! then WG invocations share out the D outputs. Online softmax: running maximum, running sum, rescaled outputs.
+//! grid: m, heads, 1
 
 /// Invocations per workgroup, and positions per tile. Tune: 32u, 64u, 128u
 const WG = 64u;

@@ -4,6 +4,8 @@
 //! To f16 it rounds to the nearest, ties to even, and beyond 65519.99 to infinity; to f32 every half is exact. NaN stay NaN,
 //! quiet ones. All of it in integers: floats may be flushed, and the rounding of pack2x16float is anybody's.
 //! (`cast` alone is a reserved word.)
+//! An invocation writes one of the words of out.
+//! grid: ceil(words / WG)
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
 const WG = 64u;

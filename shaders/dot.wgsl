@@ -2,6 +2,7 @@
 //! out[j] = sum over part j of x y.   x, y: one shape   out: one element per part
 //! A workgroup owns a part: its invocations stride along it in quads and meet in a tree over workgroup memory. Padding is
 //! zero and does not count.
+//! grid: parts
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
 const WG = 64u;

@@ -2,6 +2,7 @@
 //! out[r] = w[rows[r].token - row0] + positions[rows[r].position].   rows:[m]  w:[n, k]  positions:[_, k]  out:[m, k]
 //! w is one chunk of the embedding, rows row0.. of it: a dispatch per chunk, and each row of out is written by the one
 //! whose chunk holds its token.
+//! grid: m
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u
 const WG = 64u;

@@ -2,6 +2,7 @@
 //! out[r] = w[ids[r] - row0]; a row of zeros where ids[r] >= rows.   ids:[m]  w:[n, k]  out:[m, k]
 //! w is one chunk of a weight of `rows` rows, rows row0.. of it: a dispatch per chunk, and each row of out is written by the
 //! one whose chunk holds its id, or by the first.
+//! grid: m
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u
 const WG = 64u;

@@ -3,6 +3,7 @@
 //! tanh form: 0.5 x (1 + tanh u), u = sqrt(2/pi) (x + 0.044715 x^3), written x / (1 + exp(-2u)), which neither cancels in
 //! the tail nor needs a tanh (WGSL's may overflow). Hendrycks, Gimpel 2016, arXiv 1606.08415.
 //! Exact form: Phi(x) = erfc(-x / sqrt 2) / 2, erfc by the Chebyshev fit of Numerical Recipes 6.2 (relative error 1.2e-7).
+//! grid: ceil(quads / WG)
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
 const WG = 64u;

@@ -2,6 +2,7 @@
 //! out[r] = (x[r0 + r] - mean) / sqrt(variance + eps) * weight + bias.   x:[_, n]  weight, bias:[n]  out:[m, n]
 //! A workgroup owns a row. Mean first, then the variance around it: the one-pass form E[x^2] - E[x]^2 cancels.
 //! Ba, Kiros, Hinton 2016, arXiv 1607.06450.
+//! grid: m
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
 const WG = 64u;

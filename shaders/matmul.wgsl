@@ -1,6 +1,7 @@
 //! op: matmul
 //! out[i, j] = activation(sum over l of x[i, l] w[l, j] + bias[j]).   x:[m, k]  w:[k, n]  bias:[n]  out:[m, n]
 //! A workgroup owns a BM x BN tile of out; an invocation keeps TM rows of TN columns, in quads, in registers.
+//! grid: ceil(4 * n_quads / BN), ceil(m / BM), 1
 
 /// Rows of out per workgroup. Tune: 32u, 64u
 const BM = 64u;

@@ -4,6 +4,8 @@
 //! The matrices of x and w lie anywhere in their buffers, as long as every row starts at a multiple of 16 bytes.
 //! A workgroup owns a BM x BN tile of out; an invocation keeps TM x TN sums in registers, its rows and columns spread
 //! over the tile so that neighbours read neighbouring rows of workgroup memory.
+//! A dispatch computes all batches, outer times inner of them.
+//! grid: ceil(min(4 * ceil(n / 4), out_pitch - column) / BN), ceil(m / BM), batches
 
 /// Rows of out per workgroup. Tune: 32u, 64u
 const BM = 64u;

@@ -3,6 +3,7 @@
 //! x:[M, k]  w:[n, k]  bias:[_]  out:[M, _], M = 1..8.
 //! A workgroup owns ROWS rows of w and reads each of them once, for all rows of x. Its invocations stride along k and
 //! meet in a tree over workgroup memory. No subgroup operations: this is the kernel that runs everywhere.
+//! grid: ceil(columns / ROWS)
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u
 const WG = 64u;

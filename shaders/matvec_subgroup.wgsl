@@ -3,6 +3,7 @@
 //! x:[M, k]  w:[n, k]  bias:[_]  out:[M, _], M = 1..8.
 //! A workgroup owns ROWS rows of w. Its invocations take blocks of 32 along k, which is what weight formats are made of,
 //! and add up within a subgroup; the subgroups, of whatever size the device has, meet in workgroup memory.
+//! grid: ceil(columns / ROWS)
 
 /// Invocations per workgroup. Tune: 8u, 16u, 32u, 64u
 const WG = 32u;

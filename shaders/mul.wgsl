@@ -1,5 +1,6 @@
 //! op: mul
 //! x *= y, in place.   x, y: one shape
+//! grid: ceil(quads / WG)
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
 const WG = 64u;

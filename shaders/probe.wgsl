@@ -2,6 +2,7 @@
 //! x = fma(x, factor, x), `times` times, in place.   x: any shape
 //! What a device can do at most: its peak multiply-add where `times` is large, its bandwidth where `times` is 1. Zeros, and
 //! with them the padding of rows, stay zeros.
+//! grid: ceil(quads / WG)
 
 /// Invocations per workgroup. Tune: 64u, 128u, 256u
 const WG = 64u;

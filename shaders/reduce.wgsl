@@ -2,6 +2,7 @@
 //! out[r parts + j] = factor * the sum over part j of row r of x (OP 0), or its largest element (OP 1).   x:[m, n]
 //! out: m parts elements, in rows of out_n
 //! A workgroup owns a part of a row. Its invocations stride along the part and meet in a tree over workgroup memory.
+//! grid: count
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
 const WG = 64u;

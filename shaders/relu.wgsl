@@ -1,5 +1,6 @@
 //! op: relu
 //! x = max(x, 0), in place.   x: any shape
+//! grid: ceil(quads / WG)
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
 const WG = 64u;

@@ -2,6 +2,7 @@
 //! out[i, j, r, c] = x[i, j, r, c], where the rows of x start anywhere and those of out at multiples of a pitch; what is left
 //! of a row of out is zero.   x:[outer, inner, m, n]  out:[outer, inner, m, n], 32-bit elements of any kind
 //! How a caller's dense rows, and views with rows far apart, come to start at multiples of 16 bytes, and back.
+//! grid: ceil(rows * out_pitch / WG)
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
 const WG = 64u;

@@ -1,6 +1,7 @@
 //! op: rms_norm
 //! out[r] = x[r0 + r] / sqrt(mean of x[r0 + r]^2 + eps) * weight.   x:[_, n]  weight:[n]  out:[m, n]
 //! A workgroup owns a row. Zhang, Sennrich 2019, arXiv 1910.07467.
+//! grid: m
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
 const WG = 64u;

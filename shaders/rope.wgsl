@@ -2,6 +2,7 @@
 //! (a, b) becomes (a cos - b sin, b cos + a sin), in place, for the R / 2 pairs of each of the first H heads of every row;
 //! (cos, sin) = table[rows[r].position, pair].   rows:[m]  table:[positions, R / 2]  x:[m, >= H D]
 //! An invocation owns a pair. Elements of a head from R on and columns from H D on stay. Su et al. 2021, arXiv 2104.09864.
+//! grid: ceil(m * heads * pairs / WG)
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
 const WG = 64u;

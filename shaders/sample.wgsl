@@ -6,6 +6,7 @@
 //! A workgroup owns a row. Logits are compared as integers that order them, so which are candidates is exact; where one is
 //! NaN or infinite, a token comes out too, and means nothing. The sums of weights are serial within a block of ids and over the blocks, so
 //! they never descend, and the same row draws the same token each time.
+//! grid: m
 
 /// Invocations per workgroup. Tune: 64u, 128u, 256u
 const WG = 256u;

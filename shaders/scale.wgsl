@@ -1,5 +1,6 @@
 //! op: scale
 //! x *= factor, in place.   x: rows of n
+//! grid: ceil(quads / WG)
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
 const WG = 64u;

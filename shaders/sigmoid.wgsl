@@ -2,6 +2,7 @@
 //! x = 1 / (1 + exp(-x)), in place.   x: rows of n
 //! With e = exp(-|x|), which is never above 1, it is 1 / (1 + e) or e / (1 + e): nothing overflows, and no divisor leaves
 //! [1, 2].
+//! grid: ceil(quads / WG)
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
 const WG = 64u;

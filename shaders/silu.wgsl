@@ -1,6 +1,7 @@
 //! op: silu
 //! x = x / (1 + exp(-x)), in place.   x: any shape
 //! With e = exp(-|x|) it is x / (1 + e) or x e / (1 + e): nothing overflows. Elfwing, Uchibe, Doya 2017, arXiv 1702.03118.
+//! grid: ceil(quads / WG)
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
 const WG = 64u;

@@ -1,6 +1,7 @@
 //! op: softmax
 //! x[r, i] = exp(x[r, i] - max) / sum over i of exp(x[r, i] - max), in place, or its logarithm.   x:[m, n]
 //! A workgroup owns a row, of any length.
+//! grid: m
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
 const WG = 64u;

@@ -2,6 +2,7 @@
 //! out[r, i] = silu(x[r, i]) x[r, n + i].   x:[m, 2n]  out:[m, n]
 //! Gate and up lie in one row, as a product with both matrices at once leaves them; the second half starts at any element,
 //! so the elements are read one by one. Shazeer 2020, arXiv 2002.05202.
+//! grid: ceil(m * out_pitch / WG)
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
 const WG = 64u;

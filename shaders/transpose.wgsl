@@ -1,6 +1,7 @@
 //! op: transpose
 //! out[b, j, i] = x[b, i, j].   x:[b, m, n]  out:[b, n, m], 32-bit elements of any kind
 //! A workgroup carries a tile of TILE x TILE elements through workgroup memory, so that rows are read and written as rows.
+//! grid: batches * ceil(m / TILE) * ceil(n / TILE)
 
 /// Rows and columns of a tile, a multiple of 4. Tune: 16u, 32u
 const TILE = 32u;

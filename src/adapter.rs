@@ -1,6 +1,8 @@
 //! Which adapter: found, chosen and described. A software adapter is always named as one.
 
 use crate::error::{Error, Result};
+use crate::queue::seam::CREATING;
+use crate::result::lock;
 
 /// The command that gives a Debian-like system a software Vulkan driver.
 pub const INSTALL_HINT: &str = "Install a Vulkan driver for your GPU, or a software one: `apt-get install \
@@ -57,13 +59,21 @@ impl std::fmt::Display for AdapterFacts {
 }
 
 /// An instance with the backends this crate is built with; `WGPU_BACKEND`, `WGPU_VALIDATION` and the like apply.
-pub(crate) fn instance() -> wgpu::Instance {
+fn instance() -> wgpu::Instance {
     wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env())
 }
 
-/// Every adapter of an instance, hardware first.
-pub(crate) fn all(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
-    let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+/// Every adapter, hardware first.
+pub(crate) async fn found() -> Vec<wgpu::Adapter> {
+    let found = {
+        // On native all of it happens in the call, and nothing else may be created meanwhile; there is nothing to await.
+        let _alone = lock(&CREATING);
+        instance().enumerate_adapters(wgpu::Backends::all())
+    };
+    hardware_first(found.await)
+}
+
+fn hardware_first(mut adapters: Vec<wgpu::Adapter>) -> Vec<wgpu::Adapter> {
     adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
         wgpu::DeviceType::DiscreteGpu => 0,
         wgpu::DeviceType::IntegratedGpu => 1,
@@ -126,7 +136,8 @@ pub struct Surveyed {
 /// Every adapter of this machine, those that are hidden too. Opens none.
 pub fn survey() -> Vec<Surveyed> {
     use wgpu::InstanceFlags;
-    let offered: Vec<AdapterFacts> = all(&instance()).iter().map(|a| AdapterFacts::new(&a.get_info())).collect();
+    let offered: Vec<AdapterFacts> =
+        pollster::block_on(found()).iter().map(|a| AdapterFacts::new(&a.get_info())).collect();
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
     descriptor.flags |= InstanceFlags::ALLOW_UNDERLYING_NONCOMPLIANT_ADAPTER;
     descriptor.backends = wgpu::Backends::all();
@@ -135,7 +146,8 @@ pub fn survey() -> Vec<Surveyed> {
         let hidden = (!offered.contains(&facts)).then(|| why_hidden(adapter));
         Surveyed { facts, hidden, features: features(adapter), limits: limits(adapter) }
     };
-    all(&wgpu::Instance::new(descriptor)).iter().map(surveyed).collect()
+    let all = wgpu::Instance::new(descriptor).enumerate_adapters(wgpu::Backends::all());
+    hardware_first(pollster::block_on(all)).iter().map(surveyed).collect()
 }
 
 fn why_hidden(adapter: &wgpu::Adapter) -> &'static str {

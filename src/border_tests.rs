@@ -7,9 +7,10 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use crate::error::Error;
 use crate::faults::open;
 use crate::gpu::{ComputeBackend, GpuCompute};
-use crate::kernel::{Format, kernels};
+use crate::kernel::Format;
+use crate::kernel::fold;
 use crate::ops::{self, Attention, Gelu, PART, Pairing, Reduction, Rope};
-use crate::pass::{Pass, checked_grid, grid};
+use crate::pass::{Pass, checked_grid};
 use crate::reference;
 use crate::tensor::DType::{self, BF16, F16, F32, U32};
 use crate::tensor::{Storage, Tensor, Weight, device_bytes, pitch};
@@ -34,12 +35,12 @@ const CASES: u32 = 100_000;
 #[test]
 fn grids_cover_what_they_are_asked_to_or_are_too_large() {
     check(CASES, near_borders(), |count| {
-        let [x, y, z] = grid(count);
+        let [x, y, z] = fold(count as u64);
         let (groups, wanted) = (u128::from(x) * u128::from(y), count as u128);
         prop_assert!(z == 1 && x <= 65_535 && groups >= wanted);
         // Not a row of workgroups too many.
         prop_assert!(groups - wanted < u128::from(x.max(1)));
-        match checked_grid(&kernels::relu::KERNEL, [x, y, z]) {
+        match checked_grid("relu", [x, y, z]) {
             Ok(checked) => prop_assert_eq!(checked.map(u64::from), [x, y, z]),
             Err(Error::TooLarge { needed, limit: 65_535, .. }) => {
                 prop_assert!(wanted > 65_535 * 65_535 && needed == y && u128::from(needed) == wanted.div_ceil(65_535));
@@ -54,7 +55,7 @@ fn grids_cover_what_they_are_asked_to_or_are_too_large() {
 fn every_dimension_of_a_grid_is_checked() {
     check(CASES, (near_borders(), near_borders(), near_borders()), |(x, y, z)| {
         let asked = [x, y, z].map(|n| n as u64);
-        match checked_grid(&kernels::matmul::KERNEL, asked) {
+        match checked_grid("matmul", asked) {
             Ok(checked) => prop_assert_eq!(checked.map(u64::from), asked),
             Err(Error::TooLarge { needed, limit: 65_535, .. }) => {
                 prop_assert_eq!(Some(needed), asked.into_iter().find(|&n| n > 65_535));

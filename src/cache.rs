@@ -1,22 +1,108 @@
 //! Pipelines and bind groups, each created once. A bind group depends on kernel and buffers alone, because parameters
 //! travel as immediates (or by dynamic offset): steady state finds everything here.
+//!
+//! Keys are numbers, of kernels and of buffers, and never names: a lookup happens for every dispatch that is recorded. What
+//! has a number and is dropped must be forgotten, because a bind group keeps its buffers alive: the pool says so of its own
+//! buffers, and [`Known`] of what is a caller's.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use crate::counters::Counters;
 use crate::error::{Error, Result};
 use crate::kernel::{Edit, Kernel, MAX_STORAGE_BUFFERS, ParamsVia, Variant};
+use crate::queue::seam::{CREATING, WgpuSeam};
 use crate::result::lock;
-use crate::seam::{CREATING, WgpuSeam};
 use crate::tensor::Tensor;
 
 /// Bytes between the parameters of two dispatches in a uniform buffer: WebGPU's default offset alignment.
 pub(crate) const PARAMS_STRIDE: u64 = 256;
 /// Bind groups kept before all are forgotten: a bound on what a caller with endless shapes can make us hold.
 const MAX_BIND_GROUPS: usize = 8192;
+
+/// What the engine has to know of a kernel, be it one of ours or a caller's.
+#[derive(Clone, Copy)]
+pub(crate) struct Blueprint<'a> {
+    /// Its number: those of callers' kernels are above ours.
+    pub(crate) id: usize,
+    pub(crate) name: &'a str,
+    /// Storage buffers of group 0.
+    pub(crate) buffers: usize,
+    /// Which of them are written.
+    pub(crate) writes: [bool; MAX_STORAGE_BUFFERS],
+    pub(crate) params_bytes: u32,
+}
+
+impl<'a> Blueprint<'a> {
+    pub(crate) fn new(
+        id: usize,
+        name: &'a str,
+        writes: impl Iterator<Item = bool>,
+        params_bytes: u32,
+    ) -> Blueprint<'a> {
+        let mut blueprint = Blueprint { id, name, buffers: 0, writes: [false; MAX_STORAGE_BUFFERS], params_bytes };
+        for (slot, write) in blueprint.writes.iter_mut().zip(writes) {
+            *slot = write;
+            blueprint.buffers += 1;
+        }
+        blueprint
+    }
+
+    /// The layout of group 0.
+    fn entries(&self) -> Vec<wgpu::BindGroupLayoutEntry> {
+        let entry = |(binding, &write)| storage_entry(binding, write);
+        (0u32..).zip(self.writes.iter().take(self.buffers)).map(entry).collect()
+    }
+}
+
+fn storage_entry(binding: u32, write: bool) -> wgpu::BindGroupLayoutEntry {
+    wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer {
+            ty: wgpu::BufferBindingType::Storage { read_only: !write },
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        },
+        count: None,
+    }
+}
+
+/// The layout of a kernel's group 0, for a pipeline of a caller's own. The parameters are `params_bytes` of immediates, or
+/// with [`ParamsVia::Uniform`] a uniform buffer at group 1, binding 0.
+///
+/// ```
+/// use gristmill::{kernels, layout_entries};
+///
+/// let entries = layout_entries(&kernels::matmul::KERNEL);
+/// assert_eq!(entries.len(), kernels::matmul::KERNEL.bindings.len());
+/// ```
+pub fn layout_entries(kernel: &Kernel) -> Vec<wgpu::BindGroupLayoutEntry> {
+    kernel.blueprint().entries()
+}
+
+/// The caches that know a caller's buffer or kernel by its number, so that they forget it when it is gone.
+#[derive(Default)]
+pub(crate) struct Known(Mutex<Vec<Weak<Mutex<Maps>>>>);
+
+impl Known {
+    fn note(&self, maps: &Arc<Mutex<Maps>>) {
+        let mut caches = lock(&self.0);
+        caches.retain(|known| known.strong_count() > 0);
+        if !caches.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(maps))) {
+            caches.push(Arc::downgrade(maps));
+        }
+    }
+
+    pub(crate) fn forget_buffer(&self, id: u64) {
+        lock(&self.0).drain(..).filter_map(|known| known.upgrade()).for_each(|maps| lock(&maps).forget_buffers(&[id]));
+    }
+
+    pub(crate) fn forget_kernel(&self, id: usize) {
+        lock(&self.0).drain(..).filter_map(|known| known.upgrade()).for_each(|maps| lock(&maps).forget_kernel(id));
+    }
+}
 
 /// What a bind group depends on: the kernel, and `(buffer, offset, bytes)` of each binding.
 #[derive(PartialEq, Eq, Hash, Clone, Copy)]
@@ -40,10 +126,25 @@ struct Maps {
     uniforms: HashMap<u64, wgpu::BindGroup>,
 }
 
+impl Maps {
+    fn forget_buffers(&mut self, dead: &[u64]) {
+        let dead: HashSet<u64> = dead.iter().copied().collect();
+        self.bind_groups.retain(|key, _| !key.parts.iter().any(|(id, _, _)| dead.contains(id)));
+        self.uniforms.retain(|id, _| !dead.contains(id));
+    }
+
+    fn forget_kernel(&mut self, id: usize) {
+        self.layouts.remove(&id);
+        self.pipelines.retain(|(kernel, _), _| *kernel != id);
+        self.bind_groups.retain(|key, _| key.kernel != id);
+    }
+}
+
 pub(crate) struct Cache {
     seam: Arc<WgpuSeam>,
     params: ParamsVia,
     uniform_layout: Option<wgpu::BindGroupLayout>,
+    limits: wgpu::Limits,
     counters: Arc<Counters>,
     maps: Arc<Mutex<Maps>>,
     /// A change to one file, for tests, and whether a pipeline was made with it.
@@ -53,7 +154,12 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    pub(crate) fn new(seam: Arc<WgpuSeam>, params: ParamsVia, counters: Arc<Counters>) -> Result<Cache> {
+    pub(crate) fn new(
+        seam: Arc<WgpuSeam>,
+        params: ParamsVia,
+        limits: &wgpu::Limits,
+        counters: Arc<Counters>,
+    ) -> Result<Cache> {
         let uniform_layout = match params {
             ParamsVia::Immediate => None,
             ParamsVia::Uniform => {
@@ -75,6 +181,7 @@ impl Cache {
             seam,
             params,
             uniform_layout,
+            limits: limits.clone(),
             counters,
             maps: Arc::default(),
             edit: OnceLock::new(),
@@ -82,14 +189,25 @@ impl Cache {
         })
     }
 
-    /// The pipeline of a variant, compiled at its first use.
+    /// The pipeline of a kernel of ours, compiled at its first use.
     pub(crate) fn pipeline(&self, kernel: &'static Kernel, variant: &Variant) -> Result<wgpu::ComputePipeline> {
+        self.pipeline_of(&kernel.blueprint(), variant, || Ok(self.source(kernel, variant)))
+    }
+
+    /// The pipeline of any kernel; `source` is its text.
+    pub(crate) fn pipeline_of(
+        &self,
+        kernel: &Blueprint<'_>,
+        variant: &Variant,
+        source: impl FnOnce() -> Result<String>,
+    ) -> Result<wgpu::ComputePipeline> {
         let mut maps = lock(&self.maps);
-        if let Some(pipeline) = maps.pipelines.get(&(kernel.index, *variant)) {
+        if let Some(pipeline) = maps.pipelines.get(&(kernel.id, *variant)) {
             return Ok(pipeline.clone());
         }
+        let source = source()?;
+        self.check_limits(kernel, &source)?;
         let layouts = self.layouts(&mut maps, kernel)?;
-        let source = self.source(kernel, variant);
         let _alone = lock(&CREATING);
         let pipeline = self.seam.scoped(kernel.name, 0, |device| {
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
@@ -110,8 +228,41 @@ impl Cache {
             })
         })?;
         Counters::add(&self.counters.pipelines_created, 1);
-        maps.pipelines.insert((kernel.index, *variant), pipeline.clone());
+        maps.pipelines.insert((kernel.id, *variant), pipeline.clone());
         Ok(pipeline)
+    }
+
+    /// Compares what a kernel needs with what the device was granted. wgpu does not check workgroup memory itself, and what
+    /// it refuses it refuses in its own words.
+    ///
+    /// # Errors
+    /// [`Error::Limit`].
+    fn check_limits(&self, kernel: &Blueprint<'_>, source: &str) -> Result<()> {
+        let limits = &self.limits;
+        // What does not parse has no needs; wgpu says where it is wrong.
+        let Ok((size, workgroup_bytes)) = crate::reflect::resources(kernel.name, source) else { return Ok(()) };
+        let needs = [
+            (
+                "max_storage_buffers_per_shader_stage",
+                kernel.buffers as u64,
+                u64::from(limits.max_storage_buffers_per_shader_stage),
+            ),
+            (
+                "max_compute_workgroup_storage_size",
+                u64::from(workgroup_bytes),
+                u64::from(limits.max_compute_workgroup_storage_size),
+            ),
+            (
+                "max_compute_invocations_per_workgroup",
+                size.iter().map(|&n| u64::from(n)).product(),
+                u64::from(limits.max_compute_invocations_per_workgroup),
+            ),
+            ("max_compute_workgroup_size_x", u64::from(size[0]), u64::from(limits.max_compute_workgroup_size_x)),
+        ];
+        match needs.into_iter().find(|(_, wanted, granted)| wanted > granted) {
+            Some((limit, wanted, granted)) => Err(Error::Limit { op: kernel.name.to_owned(), limit, wanted, granted }),
+            None => Ok(()),
+        }
     }
 
     fn source(&self, kernel: &Kernel, variant: &Variant) -> String {
@@ -137,25 +288,12 @@ impl Cache {
         self.edit.get().is_some_and(|(_, applied)| applied.load(Ordering::Relaxed))
     }
 
-    fn layouts(&self, maps: &mut Maps, kernel: &'static Kernel) -> Result<Layouts> {
-        if let Some(layouts) = maps.layouts.get(&kernel.index) {
+    fn layouts(&self, maps: &mut Maps, kernel: &Blueprint<'_>) -> Result<Layouts> {
+        if let Some(layouts) = maps.layouts.get(&kernel.id) {
             return Ok(layouts.clone());
         }
-        let entries: Vec<wgpu::BindGroupLayoutEntry> = (0u32..)
-            .zip(kernel.bindings)
-            .map(|(binding, slot)| wgpu::BindGroupLayoutEntry {
-                binding,
-                visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer {
-                    ty: wgpu::BufferBindingType::Storage { read_only: !slot.write },
-                    has_dynamic_offset: false,
-                    min_binding_size: None,
-                },
-                count: None,
-            })
-            .collect();
         let layouts = self.seam.scoped(kernel.name, 0, |device| {
-            let descriptor = wgpu::BindGroupLayoutDescriptor { label: Some(kernel.name), entries: &entries };
+            let descriptor = wgpu::BindGroupLayoutDescriptor { label: Some(kernel.name), entries: &kernel.entries() };
             let bindings = device.create_bind_group_layout(&descriptor);
             let immediates = if self.params == ParamsVia::Immediate { kernel.params_bytes } else { 0 };
             let pipeline = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
@@ -165,7 +303,7 @@ impl Cache {
             });
             Layouts { bindings, pipeline }
         })?;
-        maps.layouts.insert(kernel.index, layouts.clone());
+        maps.layouts.insert(kernel.id, layouts.clone());
         Ok(layouts)
     }
 
@@ -174,11 +312,11 @@ impl Cache {
     }
 
     /// The bind group of a kernel and its tensors, all on one device.
-    pub(crate) fn bind_group(&self, kernel: &'static Kernel, tensors: &[&Tensor]) -> Result<wgpu::BindGroup> {
-        let mut key = BindKey { kernel: kernel.index, parts: [(0, 0, 0); MAX_STORAGE_BUFFERS] };
+    pub(crate) fn bind_group(&self, kernel: &Blueprint<'_>, tensors: &[&Tensor]) -> Result<wgpu::BindGroup> {
+        let mut key = BindKey { kernel: kernel.id, parts: [(0, 0, 0); MAX_STORAGE_BUFFERS] };
         for (part, tensor) in key.parts.iter_mut().zip(tensors) {
-            let lease = tensor.lease().ok_or(Error::ForeignBuffer { op: kernel.name })?;
-            *part = (lease.id, tensor.offset, tensor.bytes());
+            let id = tensor.lease().map_or(0, |lease| lease.id);
+            *part = (id, tensor.offset, tensor.bytes());
         }
         let mut maps = lock(&self.maps);
         if let Some(group) = maps.bind_groups.get(&key) {
@@ -204,15 +342,23 @@ impl Cache {
         let group = self.seam.scoped(kernel.name, 0, |device| device.create_bind_group(&descriptor))?;
         Counters::add(&self.counters.bind_groups_created, 1);
         maps.bind_groups.insert(key, group.clone());
+        tensors.iter().filter_map(|tensor| tensor.lease()?.known()).for_each(|known| known.note(&self.maps));
         Ok(group)
     }
 
-    /// The bind group of a buffer of parameters.
+    /// The bind group of a pooled buffer of parameters.
     pub(crate) fn uniform(&self, id: u64, buffer: &wgpu::Buffer) -> Result<wgpu::BindGroup> {
         let mut maps = lock(&self.maps);
         if let Some(group) = maps.uniforms.get(&id) {
             return Ok(group.clone());
         }
+        let group = self.uniform_once(buffer)?;
+        maps.uniforms.insert(id, group.clone());
+        Ok(group)
+    }
+
+    /// The bind group of a buffer of parameters that is used once.
+    pub(crate) fn uniform_once(&self, buffer: &wgpu::Buffer) -> Result<wgpu::BindGroup> {
         let Some(layout) = &self.uniform_layout else {
             return Err(Error::Validation { what: "params".to_owned(), message: "no uniform layout".to_owned() });
         };
@@ -222,8 +368,18 @@ impl Cache {
         let descriptor = wgpu::BindGroupDescriptor { label: Some("params"), layout, entries: &entries };
         let group = self.seam.scoped("params", 0, |device| device.create_bind_group(&descriptor))?;
         Counters::add(&self.counters.bind_groups_created, 1);
-        maps.uniforms.insert(id, group.clone());
         Ok(group)
+    }
+
+    /// Lets a caller's kernel be forgotten here when it is dropped.
+    pub(crate) fn note(&self, known: &Known) {
+        known.note(&self.maps);
+    }
+
+    /// How many pipelines are kept.
+    #[cfg(test)]
+    pub(crate) fn pipelines(&self) -> usize {
+        lock(&self.maps).pipelines.len()
     }
 
     /// How many bind groups are kept.
@@ -235,11 +391,6 @@ impl Cache {
     /// Forgets every bind group of the buffers it is called with. For the pool, which the cache does not know.
     pub(crate) fn forgetter(&self) -> impl Fn(&[u64]) + Send + Sync + use<> {
         let maps = Arc::clone(&self.maps);
-        move |dead| {
-            let dead: HashSet<u64> = dead.iter().copied().collect();
-            let mut maps = lock(&maps);
-            maps.bind_groups.retain(|key, _| !key.parts.iter().any(|(id, _, _)| dead.contains(id)));
-            maps.uniforms.retain(|id, _| !dead.contains(id));
-        }
+        move |dead| lock(&maps).forget_buffers(dead)
     }
 }

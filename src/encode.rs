@@ -1,6 +1,11 @@
-//! From a list of steps to a submission: one compute pass per run of dispatches, parameters, readbacks and, where somebody
+//! From a list of steps to commands: one compute pass per run of dispatches, parameters, readbacks and, where somebody
 //! wants to know how long it took, timestamps. The schedule is the same with and without them.
+//!
+//! The commands go to our queue ([`submit`]) or into an encoder that a caller submits ([`record`], [`record_in`]). The second
+//! way has no queue: it submits, polls and maps nothing, and even its parameters lie in a buffer that is filled when it is
+//! created, because a write through a queue would reach only the last of several recordings that are submitted together.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::cache::PARAMS_STRIDE;
@@ -8,20 +13,46 @@ use crate::counters::Counters;
 use crate::error::{Error, Result};
 use crate::gpu::{Engine, GpuCompute};
 use crate::kernel::{Kernel, ParamsVia};
+use crate::own_kernel::OwnKernel;
 use crate::pool::{Kind, Lease};
 use crate::queue::Read;
+use crate::queue::seam::Seam;
 use crate::result::{AsyncGpuResult, Promise};
-use crate::seam::Seam;
 use crate::tensor::Tensor;
 
 /// Timestamps that one set may hold: WebGPU's limit.
 const MAX_TIMESTAMPS: usize = 4096;
 
+/// Which kernel a dispatch is of.
+#[derive(Clone)]
+pub(crate) enum Which {
+    /// One of ours.
+    House(&'static Kernel),
+    /// A caller's.
+    Own(OwnKernel),
+}
+
+impl Which {
+    pub(crate) fn name(&self) -> Cow<'static, str> {
+        match self {
+            Which::House(kernel) => Cow::Borrowed(kernel.name),
+            Which::Own(kernel) => Cow::Owned(kernel.name().to_owned()),
+        }
+    }
+
+    fn op(&self) -> Cow<'static, str> {
+        match self {
+            Which::House(kernel) => Cow::Borrowed(kernel.op),
+            Which::Own(kernel) => Cow::Owned(kernel.interface().op.clone()),
+        }
+    }
+}
+
 /// One command.
 #[derive(Clone)]
 pub(crate) enum Step {
     Dispatch {
-        kernel: &'static Kernel,
+        kernel: Which,
         pipeline: wgpu::ComputePipeline,
         bindings: wgpu::BindGroup,
         params: [u8; crate::reflect::MAX_PARAMS_BYTES as usize],
@@ -39,6 +70,14 @@ pub(crate) enum Step {
 }
 
 /// How finely a device can time its work.
+///
+/// ```
+/// use gristmill::{Clock, ComputeBackend, GpuCompute};
+///
+/// assert!(Clock::Each > Clock::Whole); // what times each dispatch times the whole as well
+/// assert_eq!(GpuCompute::new(ComputeBackend::Cpu)?.clock(), None);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Clock {
     /// From the beginning of a pass's first dispatch to the end of its last.
@@ -48,6 +87,11 @@ pub enum Clock {
 }
 
 /// What a dispatch is estimated to cost.
+///
+/// ```
+/// let work = gristmill::Work { flops: 2e9, bytes: 1e8 };
+/// assert_eq!(work.flops / work.bytes, 20.0); // operations per byte
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Work {
     /// Floating-point operations, of products alone.
@@ -57,13 +101,25 @@ pub struct Work {
 }
 
 /// The device's time of one dispatch.
-#[derive(Debug, Clone, Copy, PartialEq)]
+///
+/// ```
+/// # use gristmill::{Clock, ComputeBackend, GpuCompute, ops};
+/// let gpu = GpuCompute::new(ComputeBackend::Gpu)?;
+/// if gpu.clock() == Some(Clock::Each) {
+///     let (mut pass, mut x) = (gpu.pass(), gpu.zeros(&[64])?);
+///     ops::relu(&mut pass, &mut x)?;
+///     let times = pass.submit_timed(Clock::Each)?.wait(std::time::Duration::from_secs(60))?;
+///     assert_eq!((&*times.dispatches[0].op, &*times.dispatches[0].kernel), ("relu", "relu"));
+/// }
+/// # Ok::<(), gristmill::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct DispatchTime {
     /// The op.
-    pub op: &'static str,
+    pub op: Cow<'static, str>,
     /// The kernel.
-    pub kernel: &'static str,
+    pub kernel: Cow<'static, str>,
     /// Seconds from the end of the dispatch before to its own end.
     pub seconds: f64,
     /// What it was estimated to cost.
@@ -71,6 +127,18 @@ pub struct DispatchTime {
 }
 
 /// The device's time of one pass.
+///
+/// ```
+/// # use gristmill::{Clock, ComputeBackend, GpuCompute, ops};
+/// let gpu = GpuCompute::new(ComputeBackend::Gpu)?;
+/// if let Some(clock) = gpu.clock() {
+///     let (mut pass, mut x) = (gpu.pass(), gpu.zeros(&[64])?);
+///     ops::relu(&mut pass, &mut x)?;
+///     let times = pass.submit_timed(clock)?.wait(std::time::Duration::from_secs(60))?;
+///     assert!(times.seconds >= 0.0);
+/// }
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct PassTimes {
@@ -87,7 +155,8 @@ struct UniformParams {
     bytes: Vec<u8>,
 }
 
-fn uniform_params(engine: &Engine, steps: &[Step]) -> Result<Option<UniformParams>> {
+/// The parameters of all dispatches, a slot each, where they do not travel as immediates.
+fn params_bytes(engine: &Engine, steps: &[Step]) -> Option<Vec<u8>> {
     let dispatches = steps.iter().filter_map(|step| match step {
         Step::Dispatch { params, .. } => Some(params),
         Step::Copy { .. } => None,
@@ -97,9 +166,11 @@ fn uniform_params(engine: &Engine, steps: &[Step]) -> Result<Option<UniformParam
         bytes.extend_from_slice(params);
         bytes.resize(bytes.len().next_multiple_of(PARAMS_STRIDE as usize), 0);
     }
-    if engine.params == ParamsVia::Immediate || bytes.is_empty() {
-        return Ok(None);
-    }
+    (engine.params == ParamsVia::Uniform && !bytes.is_empty()).then_some(bytes)
+}
+
+fn uniform_params(engine: &Engine, steps: &[Step]) -> Result<Option<UniformParams>> {
+    let Some(bytes) = params_bytes(engine, steps) else { return Ok(None) };
     let lease = engine.pool.take(Kind::Uniform, bytes.len() as u64)?;
     let bind_group = engine.cache.uniform(lease.id, &lease.buffer)?;
     Ok(Some(UniformParams { lease, bind_group, bytes }))
@@ -131,12 +202,14 @@ pub(crate) fn submit_timed(
     clock: Clock,
 ) -> Result<AsyncGpuResult<PassTimes>> {
     let none = Error::Limit {
+        op: "submit_timed".to_owned(),
         limit: "timestamps",
         wanted: clock as u64 + 1,
         granted: gpu.clock().map_or(0, |c| c as u64 + 1),
     };
     let Some(engine) = gpu.engine().filter(|_| gpu.clock() >= Some(clock)) else { return Err(none) };
-    let dispatches: Vec<(&'static Kernel, Work)> = steps.iter().filter_map(Step::dispatch).collect();
+    let dispatches: Vec<(Which, Work)> =
+        steps.iter().filter_map(Step::dispatch).map(|(kernel, work)| (kernel.clone(), work)).collect();
     let count = if clock == Clock::Each { dispatches.len() + 1 } else { 2 };
     if count > MAX_TIMESTAMPS {
         let what = "the timestamps of a pass".to_owned();
@@ -148,17 +221,17 @@ pub(crate) fn submit_timed(
         pass_times(&ticks, seconds_per_tick, if clock == Clock::Each { &dispatches } else { &[] })
     });
     hand_in(engine, steps, reads, Some((clock, count, promise)))?;
-    Ok(times)
+    Ok(times.driven_by(gpu.driver()))
 }
 
 /// Times from timestamps: one at the beginning, and one after every dispatch or one at the end.
-fn pass_times(ticks: &[u64], seconds_per_tick: f64, dispatches: &[(&'static Kernel, Work)]) -> PassTimes {
+fn pass_times(ticks: &[u64], seconds_per_tick: f64, dispatches: &[(Which, Work)]) -> PassTimes {
     let seconds = |from: u64, to: u64| to.saturating_sub(from) as f64 * seconds_per_tick;
-    let time = |(pair, &(kernel, work)): (&[u64], &(&'static Kernel, Work))| DispatchTime {
-        op: kernel.op,
-        kernel: kernel.name,
+    let time = |(pair, (kernel, work)): (&[u64], &(Which, Work))| DispatchTime {
+        op: kernel.op(),
+        kernel: kernel.name(),
         seconds: pair.first().zip(pair.last()).map_or(0.0, |(&from, &to)| seconds(from, to)),
-        work,
+        work: *work,
     };
     PassTimes {
         seconds: ticks.first().zip(ticks.last()).map_or(0.0, |(&from, &to)| seconds(from, to)),
@@ -167,7 +240,7 @@ fn pass_times(ticks: &[u64], seconds_per_tick: f64, dispatches: &[(&'static Kern
 }
 
 impl Step {
-    fn dispatch(&self) -> Option<(&'static Kernel, Work)> {
+    fn dispatch(&self) -> Option<(&Which, Work)> {
         match self {
             Step::Dispatch { kernel, work, .. } => Some((kernel, *work)),
             Step::Copy { .. } => None,
@@ -213,15 +286,14 @@ fn hand_in(
     if let (Some((_, count, promise)), Some(timestamps)) = (timed, &timestamps) {
         queued.push(Read { staging: Arc::clone(&timestamps.staging), bytes: 8 * count as u64, promise });
     }
-    let dispatches = steps.iter().filter_map(Step::dispatch).count();
-    Counters::add(&engine.counters.dispatches, dispatches as u64);
+    count_dispatches(engine, steps);
     let prepare = |seam: &dyn Seam| {
         // This buffer is leased for this submission alone, so the write precedes it and follows all earlier ones.
         if let Some(uniforms) = &uniforms {
             seam.write(&uniforms.lease.buffer, 0, &uniforms.bytes);
         }
     };
-    engine.queue.submit(queued, prepare, &mut |device| {
+    engine.queue.push(queued, prepare, &mut |device| {
         let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let params = uniforms.as_ref().map(|uniforms| &uniforms.bind_group);
         match &timestamps {
@@ -280,20 +352,58 @@ fn encode(
             .filter(|w| w.beginning_of_pass_write_index.is_some() || w.end_of_pass_write_index.is_some());
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
         for step in run {
-            let Step::Dispatch { pipeline, bindings, params, params_bytes, grid, .. } = step else { continue };
-            pass.set_pipeline(pipeline);
-            pass.set_bind_group(0, bindings, &[]);
-            match uniforms {
-                Some(group) => pass.set_bind_group(1, group, &[slot * PARAMS_STRIDE as u32]),
-                None => pass.set_immediates(0, params.get(..*params_bytes).unwrap_or_default()),
-            }
+            dispatch(&mut pass, step, uniforms, slot);
             slot += 1;
-            pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
             if let Some((set, Clock::Each)) = timed {
                 pass.write_timestamp(set, slot);
             }
         }
     }
+}
+
+/// One dispatch, the `slot`th of its submission or recording.
+fn dispatch(pass: &mut wgpu::ComputePass<'_>, step: &Step, uniforms: Option<&wgpu::BindGroup>, slot: u32) {
+    let Step::Dispatch { pipeline, bindings, params, params_bytes, grid, .. } = step else { return };
+    pass.set_pipeline(pipeline);
+    pass.set_bind_group(0, bindings, &[]);
+    match uniforms {
+        Some(group) => pass.set_bind_group(1, group, &[slot * PARAMS_STRIDE as u32]),
+        None => pass.set_immediates(0, params.get(..*params_bytes).unwrap_or_default()),
+    }
+    pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
+}
+
+/// The parameters of a recording, in a buffer that is filled without a queue.
+fn recorded_params(engine: &Engine, steps: &[Step]) -> Result<Option<wgpu::BindGroup>> {
+    let Some(bytes) = params_bytes(engine, steps) else { return Ok(None) };
+    let buffer = engine.seam.create_filled(&bytes, wgpu::BufferUsages::UNIFORM)?;
+    engine.cache.uniform_once(&buffer).map(Some)
+}
+
+fn count_dispatches(engine: &Engine, steps: &[Step]) {
+    let dispatches = steps.iter().filter_map(Step::dispatch).count();
+    Counters::add(&engine.counters.dispatches, dispatches as u64);
+}
+
+/// Encodes the steps into a caller's encoder, in compute passes of their own.
+pub(crate) fn record(engine: &Engine, steps: &[Step], encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+    let params = recorded_params(engine, steps)?;
+    count_dispatches(engine, steps);
+    encode(encoder, steps, params.as_ref(), None);
+    Ok(())
+}
+
+/// Encodes the steps into a caller's compute pass.
+pub(crate) fn record_in(engine: &Engine, steps: &[Step], pass: &mut wgpu::ComputePass<'_>) -> Result<()> {
+    if steps.iter().any(|step| step.dispatch().is_none()) {
+        return Err(Error::Recording(
+            "a compute pass holds dispatches alone, and this is a copy; record into its encoder",
+        ));
+    }
+    let params = recorded_params(engine, steps)?;
+    count_dispatches(engine, steps);
+    (0u32..).zip(steps).for_each(|(slot, step)| dispatch(pass, step, params.as_ref(), slot));
+    Ok(())
 }
 
 fn copy(encoder: &mut wgpu::CommandEncoder, step: &Step) {

@@ -467,7 +467,7 @@ fn a_plan_keeps_its_scratch() {
             let plan = pass.into_plan();
             let others: Vec<Tensor> = (0..4).map(|_| gpu.zeros(&[ROWS, WIDTH]).unwrap()).collect();
             assert!(others.iter().all(|other| other.lease().unwrap().id != used));
-            plan.submit::<f32>(&chain.state).unwrap().wait(PATIENCE).unwrap();
+            plan.replay::<f32>(&chain.state).unwrap().wait(PATIENCE).unwrap();
             assert!(others.iter().all(|other| gpu.read::<f32>(other).unwrap() == [0.0; ROWS * WIDTH]));
         },
     );

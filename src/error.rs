@@ -42,9 +42,13 @@ pub enum Error {
         /// The command or option that cures it.
         hint: String,
     },
-    /// The adapter lacks a limit that an operation cannot do without.
-    #[error("{limit}: needs {wanted}, this adapter grants {granted}")]
+    /// The device lacks a limit that an operation cannot do without.
+    #[error(
+        "{op}: needs {limit} of {wanted}, this device grants {granted}; request more of its adapter, or use another"
+    )]
     Limit {
+        /// The kernel, or what was asked for.
+        op: String,
         /// wgpu's name of the limit.
         limit: &'static str,
         /// What the operation needs.
@@ -120,6 +124,17 @@ pub enum Error {
     /// A result that was handed out before.
     #[error("the result was taken before; a result can be taken once")]
     AlreadyTaken,
+    /// A caller's own kernel is called with what it does not take.
+    #[error("kernel `{kernel}`: {message}")]
+    Kernel {
+        /// Its name.
+        kernel: String,
+        /// What does not fit, and what there is.
+        message: String,
+    },
+    /// What cannot be recorded into a caller's encoder.
+    #[error("this cannot be recorded into a caller's encoder: {0}")]
+    Recording(&'static str),
     /// A shader that naga or one of the house rules refuses.
     #[error("{0}")]
     Shader(String),

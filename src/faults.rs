@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::gpu::{ComputeBackend, GpuCompute, Options};
 use crate::pass::Pass;
+use crate::queue::seam::{OnDone, OnMapped, Seam, Ticket};
 use crate::result::{AsyncGpuResult, lock};
-use crate::seam::{OnMapped, Seam, Ticket};
 use crate::tensor::Tensor;
 use crate::{ops, reference};
 
@@ -113,13 +113,18 @@ impl Seam for FaultySeam {
         next(&self.script.buffer_errors).map_or_else(|| self.inner.create_buffer(bytes, usage), Err)
     }
 
+    fn create_filled(&self, contents: &[u8], usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        self.check_lost()?;
+        next(&self.script.buffer_errors).map_or_else(|| self.inner.create_filled(contents, usage), Err)
+    }
+
     fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) {
         self.inner.write(buffer, offset, bytes);
     }
 
-    fn submit(&self, record: &mut dyn FnMut(&wgpu::Device) -> wgpu::CommandBuffer) -> Result<Ticket> {
+    fn submit(&self, record: &mut dyn FnMut(&wgpu::Device) -> wgpu::CommandBuffer, on_done: OnDone) -> Result<Ticket> {
         self.check_lost()?;
-        let ticket = next(&self.script.submit_errors).map_or_else(|| self.inner.submit(record), Err)?;
+        let ticket = next(&self.script.submit_errors).map_or_else(|| self.inner.submit(record, on_done), Err)?;
         let submitted = self.script.submits.fetch_add(1, Ordering::SeqCst) + 1;
         self.script.most_in_flight.fetch_max(submitted - self.script.taken(), Ordering::SeqCst);
         if let Some(hook) = lock(&self.script.after_submit).take() {
@@ -166,7 +171,7 @@ pub(crate) fn open(change: impl FnOnce(&mut Options)) -> Option<(GpuCompute, Arc
     change(&mut options);
     let script = Arc::new(Script::default());
     let wrap = |inner| Arc::new(FaultySeam { inner, script: Arc::clone(&script) }) as Arc<dyn Seam>;
-    match GpuCompute::open_with(&options, wrap) {
+    match pollster::block_on(GpuCompute::open_with(&options, wrap)) {
         Ok(gpu) => Some((gpu, script)),
         Err(error) if std::env::var("GRISTMILL_REQUIRE_ADAPTER").is_ok_and(|v| v == "1") => {
             panic!("GRISTMILL_REQUIRE_ADAPTER=1, and: {error}")

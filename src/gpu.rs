@@ -1,10 +1,19 @@
 //! `GpuCompute`: an opened backend. Opening it creates the device, so that what can fail fails here and not at the first
-//! op. It says what it got, and why.
+//! op. It says what it got, and why: a backend that quietly computes elsewhere than asked makes every figure after it
+//! worthless.
+//!
+//! A device is ours or a caller's. On ours, errors and losses come to handlers that we install, and a thread of ours polls.
+//! A caller's device ([`GpuCompute::from_existing`]) keeps its handlers and its owner's way of polling: an engine on it is a
+//! guest. Everything else is one path for both, and there is no registry: an engine is a value, and two of them know
+//! nothing of each other.
+
+mod existing;
+mod opening;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::adapter::{self, AdapterFacts};
+use crate::adapter::AdapterFacts;
 use crate::cache::Cache;
 use crate::counters::{Counters, Stats};
 use crate::encode::Clock;
@@ -12,13 +21,22 @@ use crate::error::{Error, Result};
 use crate::kernel::ParamsVia;
 use crate::pass::Pass;
 use crate::pool::{GpuBufferPool, Kind, PoolStats};
-use crate::queue::SubmissionQueue;
+use crate::queue::seam::{Seam, WgpuSeam};
+use crate::queue::{Driver, Poller, Settings, SubmissionQueue};
 use crate::result::AsyncGpuResult;
-use crate::result::lock;
-use crate::seam::{CREATING, Seam, WgpuSeam};
 use crate::tensor::{DType, STAGING_BYTES, Tensor, device_bytes, host_words, to_pitch, to_words};
 
 /// Where to compute.
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Auto)?;
+/// // It says what it got, and why.
+/// println!("{:?}: {}", gpu.backend(), gpu.reason());
+/// assert_ne!(gpu.backend(), ComputeBackend::Auto);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ComputeBackend {
     /// A hardware adapter, else a software one, else an error.
@@ -31,6 +49,16 @@ pub enum ComputeBackend {
 }
 
 /// How to open a [`GpuCompute`].
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute, Options};
+/// use std::time::Duration;
+///
+/// let options = Options { deadline: Duration::from_secs(5), ..Options::new(ComputeBackend::Gpu) };
+/// let gpu = GpuCompute::open(&options)?;
+/// assert!(gpu.is_gpu());
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Where to compute.
@@ -41,6 +69,8 @@ pub struct Options {
     pub depth: usize,
     /// Without any completion for this long, results end with [`Error::Timeout`].
     pub deadline: Duration,
+    /// Who polls the device. `None`: a thread of the engine's on a device of its own, the caller on a caller's.
+    pub poller: Option<Poller>,
     /// Whether parameters may travel as immediates where the adapter has them.
     pub immediates: bool,
     /// Whether kernels may use subgroup operations where the adapter has them.
@@ -56,6 +86,7 @@ impl Default for Options {
             adapter: None,
             depth: 3,
             deadline: Duration::from_secs(60),
+            poller: None,
             immediates: true,
             subgroups: true,
             max_binding_bytes: None,
@@ -71,6 +102,16 @@ impl Options {
 }
 
 /// An opened backend: a device with its pool, queue and caches, or the CPU. Cloning makes another handle.
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Gpu)?; // or auto(), or from_existing(device, queue)
+/// let c = gpu.matmul(&[1.0, 2.0, 3.0, 4.0], &[5.0, 6.0, 7.0, 8.0], 2, 2, 2)?;
+/// assert_eq!(c, [19.0, 22.0, 43.0, 50.0]);
+/// assert_eq!(gpu.stats().dispatches, 1);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct GpuCompute {
     inner: Arc<Inner>,
@@ -99,7 +140,9 @@ pub(crate) struct Engine {
     pub(crate) seconds_per_tick: f64,
     max_binding_bytes: u64,
     limits: wgpu::Limits,
-    seam: Arc<dyn Seam>,
+    pub(crate) seam: Arc<dyn Seam>,
+    device: wgpu::Device,
+    device_queue: wgpu::Queue,
 }
 
 impl std::fmt::Debug for GpuCompute {
@@ -109,61 +152,6 @@ impl std::fmt::Debug for GpuCompute {
 }
 
 impl GpuCompute {
-    /// A hardware adapter, else the CPU backend.
-    ///
-    /// # Errors
-    /// [`Error::NoAdapter`] if an adapter was asked for by name and is not there.
-    pub fn auto() -> Result<GpuCompute> {
-        GpuCompute::new(ComputeBackend::Auto)
-    }
-
-    /// Opens a backend.
-    ///
-    /// # Errors
-    /// [`Error::NoAdapter`], with the package to install.
-    pub fn new(backend: ComputeBackend) -> Result<GpuCompute> {
-        GpuCompute::open(&Options::new(backend))
-    }
-
-    /// Opens a backend with options.
-    ///
-    /// # Errors
-    /// As [`GpuCompute::new`].
-    pub fn open(options: &Options) -> Result<GpuCompute> {
-        GpuCompute::open_with(options, |seam| seam)
-    }
-
-    /// [`GpuCompute::open`] with the seam wrapped: for tests that inject faults.
-    pub(crate) fn open_with(
-        options: &Options,
-        wrap: impl FnOnce(Arc<dyn Seam>) -> Arc<dyn Seam>,
-    ) -> Result<GpuCompute> {
-        let cpu = |reason: &str| GpuCompute { inner: Arc::new(Inner { engine: None, reason: reason.to_owned() }) };
-        if options.backend == ComputeBackend::Cpu {
-            return Ok(cpu("asked for"));
-        }
-        let name = adapter::wanted_name(options.adapter.as_deref());
-        let creating = lock(&CREATING);
-        let found = adapter::all(&adapter::instance());
-        let chosen = adapter::choose(found, name.as_deref());
-        let adapter = match (options.backend, chosen) {
-            // An adapter asked for by name is used or refused, never replaced.
-            (ComputeBackend::Auto, Err(_)) if name.is_none() => return Ok(cpu("no adapter was found")),
-            (ComputeBackend::Auto, Ok(adapter)) if name.is_none() && is_software(&adapter) => {
-                return Ok(cpu("no hardware adapter was found; --backend gpu takes the software one"));
-            }
-            (_, chosen) => chosen?,
-        };
-        let engine = Engine::open(&adapter, options, wrap)?;
-        drop(creating);
-        let reason = match (name, engine.facts.software) {
-            (Some(name), _) => format!("an adapter named `{name}` was asked for"),
-            (None, true) => "no hardware adapter was found".to_owned(),
-            (None, false) => "a hardware adapter was found".to_owned(),
-        };
-        Ok(GpuCompute { inner: Arc::new(Inner { engine: Some(engine), reason }) })
-    }
-
     /// Whether ops run on an adapter, be it a software one.
     pub fn is_gpu(&self) -> bool {
         self.inner.engine.is_some()
@@ -202,6 +190,16 @@ impl GpuCompute {
     /// The limits the device was granted, unless this is the CPU backend.
     pub fn limits(&self) -> Option<&wgpu::Limits> {
         self.engine().map(|engine| &engine.limits)
+    }
+
+    /// The device, unless this is the CPU backend: for buffers and encoders of a caller's own.
+    pub fn device(&self) -> Option<&wgpu::Device> {
+        self.engine().map(|engine| &engine.device)
+    }
+
+    /// The queue of the device, unless this is the CPU backend.
+    pub fn queue(&self) -> Option<&wgpu::Queue> {
+        self.engine().map(|engine| &engine.device_queue)
     }
 
     /// The finest clock of the device itself; `None` where it has none, and on the CPU backend.
@@ -304,6 +302,11 @@ impl GpuCompute {
         result.wait(Duration::from_secs(24 * 3600))
     }
 
+    /// What completes results, unless a thread does.
+    pub(crate) fn driver(&self) -> Option<Driver> {
+        self.engine().and_then(|engine| engine.queue.driver())
+    }
+
     pub(crate) fn engine(&self) -> Option<&Engine> {
         self.inner.engine.as_ref()
     }
@@ -354,57 +357,52 @@ impl GpuCompute {
         let Some(engine) = self.engine() else { return Ok(()) };
         let empty =
             |device: &wgpu::Device| device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()).finish();
-        engine.queue.submit(Vec::new(), |_| (), &mut { empty })?;
+        engine.queue.push(Vec::new(), |_| (), &mut { empty })?;
         engine.queue.drain()
     }
 }
 
-fn is_software(adapter: &wgpu::Adapter) -> bool {
-    adapter.get_info().device_type == wgpu::DeviceType::Cpu
+/// A device and its queue.
+struct Opened {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    facts: AdapterFacts,
+    /// Ours, and not a caller's.
+    owned: bool,
 }
 
-/// Features that are used where they are and never required.
-fn wanted_features() -> wgpu::Features {
-    use wgpu::Features as F;
-    F::IMMEDIATES | F::SUBGROUP | F::TIMESTAMP_QUERY | F::TIMESTAMP_QUERY_INSIDE_PASSES
+impl Opened {
+    /// The finest clock that the device's features allow.
+    fn clock(&self) -> Option<Clock> {
+        match self.device.features() {
+            features if !features.contains(wgpu::Features::TIMESTAMP_QUERY) => None,
+            features if !features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES) => Some(Clock::Whole),
+            _ => Some(Clock::Each),
+        }
+    }
 }
 
 impl Engine {
-    fn open(
-        adapter: &wgpu::Adapter,
-        options: &Options,
-        wrap: impl FnOnce(Arc<dyn Seam>) -> Arc<dyn Seam>,
-    ) -> Result<Engine> {
-        let facts = AdapterFacts::new(&adapter.get_info());
-        let features = adapter.features() & wanted_features();
-        let descriptor = wgpu::DeviceDescriptor {
-            label: Some("gristmill"),
-            required_features: features,
-            required_limits: adapter.limits(),
-            ..Default::default()
-        };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|e| {
-            Error::NoAdapter { reason: format!("{facts} refused to open: {e}"), hint: adapter::INSTALL_HINT.to_owned() }
-        })?;
-        let limits = device.limits();
+    fn new(opened: Opened, options: &Options, wrap: impl FnOnce(Arc<dyn Seam>) -> Arc<dyn Seam>) -> Result<Engine> {
+        let clock = opened.clock();
+        let Opened { device, queue, facts, owned } = opened;
+        let (features, limits) = (device.features(), device.limits());
         let immediates = options.immediates
             && features.contains(wgpu::Features::IMMEDIATES)
             && limits.max_immediate_size >= crate::reflect::MAX_PARAMS_BYTES;
         let params = if immediates { ParamsVia::Immediate } else { ParamsVia::Uniform };
-        let clock = match features {
-            _ if !features.contains(wgpu::Features::TIMESTAMP_QUERY) => None,
-            _ if !features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES) => Some(Clock::Whole),
-            _ => Some(Clock::Each),
-        };
         let seconds_per_tick = f64::from(queue.get_timestamp_period()) * 1e-9;
         let counters = Arc::new(Counters::default());
-        let real = Arc::new(WgpuSeam::new(device, queue, Arc::clone(&counters)));
-        let cache = Cache::new(Arc::clone(&real), params, Arc::clone(&counters))?;
+        let seam = if owned { WgpuSeam::owned } else { WgpuSeam::borrowed };
+        let real = Arc::new(seam(device.clone(), queue.clone(), Arc::clone(&counters)));
+        let cache = Cache::new(Arc::clone(&real), params, &limits, Arc::clone(&counters))?;
         let seam = wrap(real);
         // Shader toolchains compute byte offsets in i32, so no binding of ours reaches 2^31.
         let granted = limits.max_storage_buffer_binding_size.min((1 << 31) - 256);
+        let poller = options.poller.unwrap_or(if owned { Poller::Thread } else { Poller::Caller });
+        let settings = Settings { depth: options.depth, deadline: options.deadline, poller, owned };
         Ok(Engine {
-            queue: SubmissionQueue::new(Arc::clone(&seam), options.depth, options.deadline)?,
+            queue: SubmissionQueue::new(Arc::clone(&seam), &settings)?,
             pool: GpuBufferPool::new(Arc::clone(&seam), limits.max_buffer_size, Box::new(cache.forgetter())),
             cache,
             counters,
@@ -421,6 +419,8 @@ impl Engine {
             max_binding_bytes: options.max_binding_bytes.map_or(granted, |bytes| bytes.min(granted)),
             limits,
             seam,
+            device,
+            device_queue: queue,
         })
     }
 

@@ -3,12 +3,32 @@
 //! The build reads the files (see [`reflect`](crate::reflect)) and writes one module per kernel into [`kernels`]:
 //! `KERNEL`, `Params`, `Args`, `Knobs` and `Modes`. Change a binding in the WGSL and the call in `ops` stops compiling.
 //!
+//! All of it is public, for programs that have their own pipelines: the text of a variant ([`Kernel::wgsl`]), the layout
+//! ([`layout_entries`](crate::layout_entries)), the parameters (a `Params` to fill, or [`Kernel::params`] to read) and the
+//! grid (a function beside them).
+//!
 //! A variant is the file with at most four kinds of spans replaced: the initializers of knobs and modes, the functions
 //! that read the weight format, and the line that declares the parameters. That is the whole variant system.
 
 use std::ops::Range;
 
 /// One WGSL file and its interface.
+///
+/// ```
+/// use gristmill::kernels::rms_norm;
+///
+/// let kernel = &rms_norm::KERNEL;
+/// let bindings: Vec<_> = kernel.bindings.iter().map(|b| (b.name, b.ty, b.write)).collect();
+/// assert_eq!(bindings, [("x", "f32", false), ("weight", "f32", false), ("out", "f32", true)]);
+///
+/// // A dispatch for 100,000 rows of 64, with the workgroups it takes.
+/// let params = rms_norm::Params { m: 100_000, n: 64, x_pitch: 64, out_pitch: 64, row0: 0, eps: 1e-6 };
+/// assert_eq!(kernel.grid, "m");
+/// assert_eq!(rms_norm::grid(&params, &rms_norm::Knobs::default()), [65_535, 2, 1]);
+///
+/// let text = kernel.wgsl(&kernel.default_variant());
+/// assert_eq!(text, kernel.source);
+/// ```
 #[derive(Debug)]
 pub struct Kernel {
     /// Position in [`kernels::ALL`].
@@ -21,10 +41,15 @@ pub struct Kernel {
     pub doc: &'static str,
     /// The file as it lies.
     pub source: &'static str,
+    /// Workgroups of a dispatch, in parameters, knobs and names that `doc` explains: `ceil(4 * n_quads / BN), ceil(m / BM),
+    /// 1`. The function `grid` of its module computes it. One count is [folded](fold).
+    pub grid: &'static str,
     /// Invocations per workgroup at the default knobs.
     pub workgroup_size: [u32; 3],
     /// Storage buffers of group 0, by binding number.
     pub bindings: &'static [Binding],
+    /// The members of `Params`, 4 bytes each, in order.
+    pub params: &'static [Parameter],
     /// Bytes of `Params`.
     pub params_bytes: u32,
     /// Workgroup memory at the default knobs, in bytes.
@@ -42,6 +67,11 @@ pub struct Kernel {
 }
 
 /// One storage buffer of a kernel.
+///
+/// ```
+/// let written: Vec<_> = gristmill::kernels::attention::KERNEL.bindings.iter().filter(|b| b.write).map(|b| b.name).collect();
+/// assert_eq!(written, ["keys", "values", "out"]);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Binding {
     /// Name in the WGSL.
@@ -52,7 +82,29 @@ pub struct Binding {
     pub ty: &'static str,
 }
 
+/// One member of a kernel's `Params`.
+///
+/// ```
+/// let eps = gristmill::kernels::rms_norm::KERNEL.params.last().map(|p| (p.name, p.ty, p.doc));
+/// assert_eq!(eps, Some(("eps", "f32", "Added to the mean square.")));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parameter {
+    /// Name in the WGSL.
+    pub name: &'static str,
+    /// `u32`, `i32` or `f32`.
+    pub ty: &'static str,
+    /// What it is.
+    pub doc: &'static str,
+}
+
 /// A `const` of a kernel that can be set.
+///
+/// ```
+/// let knob = &gristmill::kernels::matmul::KERNEL.knobs[0];
+/// assert_eq!((knob.name, knob.default), ("BM", 64));
+/// assert_eq!(knob.values, [32, 64]);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Constant {
     /// Name in the WGSL.
@@ -68,6 +120,13 @@ pub struct Constant {
 }
 
 /// How a [`Weight`](crate::Weight) is stored.
+///
+/// ```
+/// use gristmill::Format;
+///
+/// assert_eq!(Format::F16.name(), "f16");
+/// assert_eq!((Format::F32.row_bytes(5), Format::F16.row_bytes(5)), (32, 16)); // rounded up to 16
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Format {
@@ -108,6 +167,15 @@ impl Format {
 }
 
 /// How a dispatch gets its `Params`.
+///
+/// ```
+/// use gristmill::kernel::{ParamsVia, UNIFORM_PARAMS};
+///
+/// let kernel = &gristmill::kernels::relu::KERNEL;
+/// let mut variant = kernel.default_variant();
+/// variant.params = ParamsVia::Uniform; // for a device without immediates
+/// assert!(kernel.wgsl(&variant).contains(UNIFORM_PARAMS));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ParamsVia {
     /// `var<immediate>`: set in the command stream.
@@ -123,7 +191,16 @@ pub const UNIFORM_PARAMS: &str = "@group(1) @binding(0) var<uniform> p: Params;"
 /// At most this many knobs and modes in one kernel.
 pub const MAX_CONSTANTS: usize = 12;
 
-/// Which text of a kernel: small, `Copy` and hashable, because it is the key of the pipeline cache.
+/// Which text of a kernel.
+///
+/// ```
+/// let kernel = &gristmill::kernels::relu::KERNEL;
+/// let mut variant = kernel.default_variant();
+/// variant.constants[0] = 128;
+/// assert!(kernel.wgsl(&variant).contains("const WG = 128u;"));
+/// ```
+///
+/// It is small, `Copy` and hashable, because it is the key of the pipeline cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// Values of the knobs, then of the modes, in the order of the file.
@@ -136,6 +213,13 @@ pub struct Variant {
 
 /// One change to the text of a file in `shaders/`: how tests break a kernel on purpose (see
 /// [`verify::mutants`](crate::verify::mutants)).
+///
+/// ```
+/// use gristmill::kernel::{Edit, File};
+///
+/// let edit = Edit { file: File::Kernel(gristmill::kernels::relu::KERNEL.index), span: 0..5, text: "//".to_owned() };
+/// assert_eq!(edit.span.len(), 5);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edit {
     /// The file.
@@ -147,6 +231,12 @@ pub struct Edit {
 }
 
 /// A file in `shaders/`.
+///
+/// ```
+/// use gristmill::{Format, kernel::File};
+///
+/// assert!(File::Kernel(0) < File::Format(Format::F16));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum File {
     /// A kernel, by its index.
@@ -176,13 +266,15 @@ impl Kernel {
         self.text(variant, Some(edit))
     }
 
+    /// What the engine has to know of it.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn blueprint(&self) -> crate::cache::Blueprint<'_> {
+        crate::cache::Blueprint::new(self.index, self.name, self.bindings.iter().map(|b| b.write), self.params_bytes)
+    }
+
     fn text(&self, variant: &Variant, edit: Option<&Edit>) -> String {
-        let mut spans: Vec<(Range<usize>, String)> = Vec::new();
-        for (constant, value) in self.knobs.iter().chain(self.modes).zip(variant.constants) {
-            if value != constant.default {
-                spans.push((constant.span.0..constant.span.1, format!("{value}u")));
-            }
-        }
+        let constants = self.knobs.iter().chain(self.modes).map(|constant| (constant.default, constant.span));
+        let mut spans = constant_spans(constants, variant);
         if let (Some((begin, end)), Some(functions)) = (self.format, variant.format.functions()) {
             let own = edit.filter(|edit| edit.file == File::Format(variant.format));
             spans.push((
@@ -203,6 +295,15 @@ impl Kernel {
 }
 
 /// Values of a kernel's knobs or modes, in the order of the file. Implemented by the generated `Knobs` and `Modes`.
+///
+/// ```
+/// use gristmill::kernel::Constants;
+/// use gristmill::kernels::matmul::Knobs;
+///
+/// let mut values = [0; Knobs::COUNT];
+/// Knobs { bm: 32, ..Knobs::default() }.write(&mut values);
+/// assert_eq!(values[0], 32);
+/// ```
 pub trait Constants {
     /// How many.
     const COUNT: usize;
@@ -211,6 +312,13 @@ pub trait Constants {
 }
 
 /// The tensors of one dispatch. Implemented by the generated `Args`.
+///
+/// ```
+/// use gristmill::kernel::Arguments;
+/// use gristmill::kernels::gelu::Args;
+///
+/// assert_eq!((Args::KERNEL.name, Args::COUNT), ("gelu", 1));
+/// ```
 #[cfg(feature = "gpu")]
 pub trait Arguments {
     /// The kernel's parameters.
@@ -236,8 +344,33 @@ pub mod kernels {
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }
 
+/// The spans of the constants, given as (default, span), that differ from the file in this variant.
+pub(crate) fn constant_spans(
+    constants: impl Iterator<Item = (u32, (usize, usize))>,
+    variant: &Variant,
+) -> Vec<(Range<usize>, String)> {
+    let set = constants.zip(variant.constants).filter(|((default, _), value)| default != value);
+    set.map(|((_, (begin, end)), value)| (begin..end, format!("{value}u"))).collect()
+}
+
+/// WebGPU's limit of workgroups per dimension; larger grids fold to two dimensions.
+pub const MAX_GROUPS: u64 = 65_535;
+
+/// `count` workgroups, folded to two dimensions where one is too short. Kernels compute `y * groups.x + x` and return where
+/// that is past the end.
+///
+/// ```
+/// use gristmill::kernel::fold;
+///
+/// assert_eq!(fold(65_535), [65_535, 1, 1]);
+/// assert_eq!(fold(65_536), [65_535, 2, 1]);
+/// ```
+pub fn fold(count: u64) -> [u64; 3] {
+    if count <= MAX_GROUPS { [count, 1, 1] } else { [MAX_GROUPS, count.div_ceil(MAX_GROUPS), 1] }
+}
+
 /// `source` with its spans replaced. Nothing is inserted between lines, so line numbers before a span stay true.
-fn patch(source: &str, mut spans: Vec<(Range<usize>, String)>) -> String {
+pub(crate) fn patch(source: &str, mut spans: Vec<(Range<usize>, String)>) -> String {
     spans.sort_by_key(|(span, _)| span.start);
     let mut text = String::with_capacity(source.len() + 256);
     let mut from = 0;

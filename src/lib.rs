@@ -27,8 +27,12 @@ mod fault_tests;
 mod faults;
 #[cfg(feature = "gpu")]
 mod gpu;
+#[cfg(all(test, feature = "gpu"))]
+mod guest_tests;
 #[cfg(feature = "gpu")]
 pub mod ops;
+#[cfg(feature = "gpu")]
+mod own_kernel;
 #[cfg(feature = "gpu")]
 mod pass;
 #[cfg(feature = "gpu")]
@@ -43,8 +47,6 @@ mod scheduler;
 mod scheduler_model_tests;
 #[cfg(all(test, feature = "gpu"))]
 mod scheduler_tests;
-#[cfg(feature = "gpu")]
-mod seam;
 #[cfg(feature = "gpu")]
 mod slices;
 #[cfg(feature = "gpu")]
@@ -64,11 +66,14 @@ pub use model::{GpuModel, Session};
 #[cfg(feature = "gpu")]
 pub use {
     adapter::{AdapterFacts, INSTALL_HINT, Surveyed, survey},
+    cache::layout_entries,
     counters::Stats,
     encode::{Clock, DispatchTime, PassTimes, Work},
     gpu::{ComputeBackend, GpuCompute, Options},
-    pass::Pass,
+    own_kernel::{Call, OwnKernel, Value},
+    pass::{Pass, Recording},
     pool::{GpuBufferPool, PoolStats},
+    queue::Poller,
     result::AsyncGpuResult,
     scheduler::{
         Calibration, Cost, Decision, HostPoolStats, HybridScheduler, MatmulOp, Place, Residency, SchedulerStats, Table,

@@ -1,30 +1,46 @@
 //! Commands being recorded. A [`Pass`] is a flat list of dispatches and copies; one op call adds one line to it. Submitting
 //! encodes the list in a loop. A [`Plan`] is the same list kept, and replayed: no graph, no intermediate representation.
+//!
+//! Everything that can be wrong with a dispatch is found when it is added: what a caller's encoder is given it cannot give
+//! back, and an invalid command would take all of the caller's own commands with it.
+
+mod checks;
+mod recording;
 
 use std::sync::Arc;
 
-use crate::encode::{Clock, PassTimes, Step, Work, submit, submit_timed};
+use crate::encode::{Clock, PassTimes, Step, Which, Work, submit, submit_timed};
 use crate::error::{Error, Result};
-use crate::gpu::{Engine, GpuCompute};
-use crate::kernel::{Arguments, Binding, Constants, Format, Kernel};
+use crate::gpu::GpuCompute;
+use crate::kernel::{Arguments, Constants, Format, Variant};
+use crate::own_kernel::OwnKernel;
 use crate::pool::{Kind, Lease};
 use crate::result::AsyncGpuResult;
 use crate::tensor::{DType, Storage, Tensor, device_bytes, unpitch};
-
-/// WebGPU's limit of workgroups per dimension; larger grids fold to two dimensions.
-pub(crate) const MAX_GROUPS: u64 = 65_535;
-
-/// `count` workgroups, folded to two dimensions where one is too short. Kernels compute `y * groups.x + x` and return where
-/// that is past the end.
-pub(crate) fn grid(count: usize) -> [u64; 3] {
-    let count = count as u64;
-    if count <= MAX_GROUPS { [count, 1, 1] } else { [MAX_GROUPS, count.div_ceil(MAX_GROUPS), 1] }
-}
+pub(crate) use checks::checked_grid;
+use checks::{Clash, check_home, check_tensors, traffic};
+pub use recording::Recording;
 
 /// Commands being recorded, to be submitted together. On the CPU backend ops run at once and a pass is empty.
 ///
 /// Tensors from [`Pass::tensor`] are scratch: once the last handle on one is dropped, the pass may use its buffer again for
 /// the next, and the pool gets it back when the pass is submitted or dropped.
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute, ops};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Gpu)?;
+/// let (x, w) = (gpu.tensor(&[1.0, 2.0], &[1, 2])?, gpu.tensor(&[3.0, 4.0, 5.0, -6.0], &[2, 2])?);
+///
+/// let mut pass = gpu.pass();
+/// let mut y = pass.tensor(&[1, 2])?;
+/// ops::matmul_transpose_b(&mut pass, &x, &w, 1.0, &mut y)?;
+/// ops::relu(&mut pass, &mut y)?;
+/// let result = pass.read::<f32>(&y)?;
+/// pass.submit()?;
+/// assert_eq!(result.wait(std::time::Duration::from_secs(60))?, [11.0, 0.0]);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 pub struct Pass {
     gpu: GpuCompute,
     steps: Vec<Step>,
@@ -104,8 +120,16 @@ impl Pass {
         let tensors = tensors.get(..A::COUNT).unwrap_or_default();
         let gpu = self.gpu.clone();
         let Some(engine) = gpu.engine() else { return Err(Error::ForeignBuffer { op: kernel.name }) };
-        check_tensors(engine, kernel, tensors)?;
-        let grid = checked_grid(kernel, grid)?;
+        let blueprint = kernel.blueprint();
+        check_tensors(engine, &blueprint, tensors).map_err(|clash| match clash {
+            Clash::Foreign => Error::ForeignBuffer { op: kernel.name },
+            Clash::TooLarge(error) => error,
+            Clash::Alias(i, j) => {
+                let name = |i: usize| kernel.bindings.get(i).map_or("", |binding| binding.name);
+                Error::Alias { op: kernel.name, first: name(i), second: name(j) }
+            }
+        })?;
+        let grid = checked_grid(kernel.name, grid)?;
         if grid.contains(&0) {
             return Ok(());
         }
@@ -117,25 +141,69 @@ impl Pass {
             variant.format = Format::F16;
         }
         let pipeline = engine.cache.pipeline(kernel, &variant)?;
-        let bindings = engine.cache.bind_group(kernel, tensors)?;
+        let bindings = engine.cache.bind_group(&blueprint, tensors)?;
+        let written = |name: &str| name == "out";
+        let moved = traffic(tensors.iter().zip(kernel.bindings).map(|(t, slot)| (*t, slot.write, written(slot.name))));
+        self.add((Which::House(kernel), pipeline, bindings), tensors, bytemuck::bytes_of(&params), grid, moved);
+        Ok(())
+    }
+
+    /// Records one dispatch of a caller's kernel, whose arguments fit its interface.
+    ///
+    /// # Errors
+    /// What the tensors have to do with each other and with the device; what the device says of the pipeline.
+    pub(crate) fn run_own(
+        &mut self,
+        kernel: &OwnKernel,
+        tensors: &[&Tensor],
+        params: &[u8],
+        mut variant: Variant,
+        grid: [u32; 3],
+    ) -> Result<()> {
+        let gpu = self.gpu.clone();
+        let engine = gpu.engine().ok_or_else(|| kernel.refuse("a caller's kernel runs on an adapter".to_owned()))?;
+        let blueprint = kernel.blueprint();
+        let slots = &kernel.interface().bindings;
+        check_tensors(engine, &blueprint, tensors).map_err(|clash| match clash {
+            Clash::Foreign => kernel.refuse("a tensor belongs to another device than the pass".to_owned()),
+            Clash::TooLarge(error) => error,
+            Clash::Alias(i, j) => {
+                let name = |i: usize| slots.get(i).map_or("", |slot| slot.name.as_str());
+                kernel.refuse(format!("`{}` and `{}` share one buffer, and one is written", name(i), name(j)))
+            }
+        })?;
+        let grid = checked_grid(kernel.name(), grid.map(u64::from))?;
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        variant.params = engine.params;
+        engine.cache.note(kernel.known());
+        let pipeline = engine.cache.pipeline_of(&blueprint, &variant, || kernel.wgsl(&variant))?;
+        let bindings = engine.cache.bind_group(&blueprint, tensors)?;
+        // Whether a kernel reads what it writes is not known: counted as changed in place.
+        let moved = traffic(tensors.iter().zip(slots).map(|(t, slot)| (*t, slot.write, false)));
+        self.add((Which::Own(kernel.clone()), pipeline, bindings), tensors, params, grid, moved);
+        Ok(())
+    }
+
+    /// Adds a dispatch that was checked.
+    fn add(
+        &mut self,
+        (kernel, pipeline, bindings): (Which, wgpu::ComputePipeline, wgpu::BindGroup),
+        tensors: &[&Tensor],
+        params: &[u8],
+        grid: [u32; 3],
+        operands: f64,
+    ) {
         for tensor in tensors {
             self.hold(tensor);
         }
         let mut bytes = [0; crate::reflect::MAX_PARAMS_BYTES as usize];
-        let text = bytemuck::bytes_of(&params);
-        bytes.get_mut(..text.len()).unwrap_or_default().copy_from_slice(text);
+        bytes.get_mut(..params.len()).unwrap_or_default().copy_from_slice(params);
         let (flops, moved) = std::mem::take(&mut self.next);
-        let work = Work { flops, bytes: moved.unwrap_or_else(|| traffic(tensors, kernel.bindings)) };
-        self.steps.push(Step::Dispatch {
-            kernel,
-            pipeline,
-            bindings,
-            params: bytes,
-            params_bytes: text.len(),
-            grid,
-            work,
-        });
-        Ok(())
+        let work = Work { flops, bytes: moved.unwrap_or(operands) };
+        let params_bytes = params.len();
+        self.steps.push(Step::Dispatch { kernel, pipeline, bindings, params: bytes, params_bytes, grid, work });
     }
 
     /// Refuses an input that is the output, and what is of another device, where no single dispatch would see both. On the
@@ -162,11 +230,11 @@ impl Pass {
         Ok(())
     }
 
-    /// The kernels recorded so far.
+    /// The kernels of the house recorded so far.
     pub(crate) fn kernels(&self) -> impl Iterator<Item = &'static str> {
         self.steps.iter().filter_map(|step| match step {
-            Step::Dispatch { kernel, .. } => Some(kernel.name),
-            Step::Copy { .. } => None,
+            Step::Dispatch { kernel: Which::House(kernel), .. } => Some(kernel.name),
+            Step::Dispatch { .. } | Step::Copy { .. } => None,
         })
     }
 
@@ -190,7 +258,8 @@ impl Pass {
     /// Copies all of `source` to the beginning of `target`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `target` is shorter; [`Error::Alias`] if they share a buffer; [`Error::ForeignBuffer`].
+    /// [`Error::Shape`] if `target` is shorter, or a caller's buffer was created without `COPY_SRC` or `COPY_DST`;
+    /// [`Error::Alias`] if they share a buffer; [`Error::ForeignBuffer`].
     pub fn copy(&mut self, source: &Tensor, target: &mut Tensor) -> Result<()> {
         if source.lease().is_some() != target.lease().is_some() {
             return Err(Error::ForeignBuffer { op: "copy" });
@@ -208,6 +277,8 @@ impl Pass {
                 if from.buffer == to.buffer {
                     return Err(Error::Alias { op: "copy", first: "source", second: "target" });
                 }
+                from.check_usage("copy", wgpu::BufferUsages::COPY_SRC)?;
+                to.check_usage("copy", wgpu::BufferUsages::COPY_DST)?;
                 let (source_offset, target_offset, bytes) = (source.offset, target.offset, source.bytes());
                 let (source, target) = (Arc::clone(from), Arc::clone(to));
                 self.steps.push(Step::Copy { source, source_offset, target, target_offset, bytes });
@@ -222,7 +293,8 @@ impl Pass {
     /// or of anything else that is as large.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `T` is not as large as an element; [`Error::ForeignBuffer`] for a tensor of another device.
+    /// [`Error::Shape`] if `T` is not as large as an element, or a caller's buffer was created without `COPY_SRC`;
+    /// [`Error::ForeignBuffer`] for a tensor of another device.
     pub fn read<T: bytemuck::Pod + Send>(&mut self, tensor: &Tensor) -> Result<AsyncGpuResult<Vec<T>>> {
         let (shape, pitch) = ((tensor.rows(), tensor.columns()), tensor.pitch());
         self.read_with(tensor, size_of::<T>(), move |bytes: Vec<u8>| unpitch(&bytes, shape, pitch))
@@ -255,8 +327,10 @@ impl Pass {
         }
         if let (Some(engine), Some(lease)) = (self.gpu.engine(), tensor.lease()) {
             check_home(engine, "read", lease)?;
+            lease.check_usage("read", wgpu::BufferUsages::COPY_SRC)?;
         }
         let (result, promise) = AsyncGpuResult::new(convert);
+        let result = result.driven_by(self.gpu.driver());
         match &tensor.storage {
             Storage::Host(words) => promise.complete(Ok(crate::cpu::bytes(words, tensor))),
             Storage::Device(_) if tensor.bytes() == 0 => promise.complete(Ok(Vec::new())),
@@ -272,6 +346,17 @@ impl Pass {
     pub fn submit(self) -> Result<()> {
         let Some(engine) = self.gpu.engine() else { return Ok(()) };
         submit(engine, &self.steps, self.reads)
+    }
+
+    /// [`Pass::submit`] for a task: where the queue is full, the task waits instead of its thread.
+    ///
+    /// # Errors
+    /// As [`Pass::submit`].
+    pub async fn submit_async(self) -> Result<()> {
+        if let Some(engine) = self.gpu.engine() {
+            std::future::poll_fn(|context| engine.queue.poll_room(context.waker())).await?;
+        }
+        self.submit()
     }
 
     /// [`Pass::submit`], timed by the device's own clock.
@@ -318,7 +403,7 @@ pub(crate) struct Plan {
 #[cfg_attr(not(feature = "models"), allow(dead_code, reason = "models alone need it"))]
 impl Plan {
     /// Submits the commands once more and reads `tensor` back after them.
-    pub(crate) fn submit<T: bytemuck::Pod + Send>(&self, tensor: &Tensor) -> Result<AsyncGpuResult<Vec<T>>> {
+    pub(crate) fn replay<T: bytemuck::Pod + Send>(&self, tensor: &Tensor) -> Result<AsyncGpuResult<Vec<T>>> {
         let mut reader = Pass::new(self.gpu.clone());
         let result = reader.read(tensor)?;
         if let Some(engine) = self.gpu.engine() {
@@ -327,8 +412,8 @@ impl Plan {
         Ok(result)
     }
 
-    /// [`Plan::submit`], with the device's time of every dispatch.
-    pub(crate) fn submit_timed<T: bytemuck::Pod + Send>(
+    /// [`Plan::replay`], with the device's time of every dispatch.
+    pub(crate) fn replay_timed<T: bytemuck::Pod + Send>(
         &self,
         tensor: &Tensor,
     ) -> Result<(AsyncGpuResult<Vec<T>>, AsyncGpuResult<PassTimes>)> {
@@ -336,47 +421,4 @@ impl Plan {
         let result = reader.read(tensor)?;
         Ok((result, submit_timed(&self.gpu, &self.steps, reader.reads, Clock::Each)?))
     }
-}
-
-/// Bytes of the operands: what is read, what is written, and twice what is changed in place.
-fn traffic(tensors: &[&Tensor], bindings: &[Binding]) -> f64 {
-    let times = |slot: &Binding| if slot.write && slot.name != "out" { 2.0 } else { 1.0 };
-    tensors.iter().zip(bindings).map(|(tensor, slot)| times(slot) * tensor.bytes() as f64).sum()
-}
-
-/// Of this engine's pool, or the caller's own.
-fn check_home(engine: &Engine, op: &'static str, lease: &Lease) -> Result<()> {
-    match &lease.home {
-        Some(home) if !home.is(&engine.pool) => Err(Error::ForeignBuffer { op }),
-        _ => Ok(()),
-    }
-}
-
-/// Belongs to this device, fits a binding, and nothing is both read and written.
-fn check_tensors(engine: &Engine, kernel: &'static Kernel, tensors: &[&Tensor]) -> Result<()> {
-    for (i, (tensor, slot)) in tensors.iter().zip(kernel.bindings).enumerate() {
-        let lease = tensor.lease().ok_or(Error::ForeignBuffer { op: kernel.name })?;
-        check_home(engine, kernel.name, lease)?;
-        engine.check_binding(tensor.bytes())?;
-        let earlier = tensors.iter().zip(kernel.bindings).take(i);
-        for (other, other_slot) in earlier {
-            let shared = other.lease().is_some_and(|other| other.buffer == lease.buffer);
-            if shared && (slot.write || other_slot.write) {
-                return Err(Error::Alias { op: kernel.name, first: other_slot.name, second: slot.name });
-            }
-        }
-    }
-    Ok(())
-}
-
-pub(crate) fn checked_grid(kernel: &Kernel, grid: [u64; 3]) -> Result<[u32; 3]> {
-    let mut checked = [0; 3];
-    for (to, needed) in checked.iter_mut().zip(grid) {
-        *to = u32::try_from(needed).ok().filter(|&n| u64::from(n) <= MAX_GROUPS).ok_or_else(|| Error::TooLarge {
-            what: format!("the grid of {}, in workgroups per dimension", kernel.name),
-            needed,
-            limit: MAX_GROUPS,
-        })?;
-    }
-    Ok(checked)
 }

@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::cache::Known;
 use crate::error::{Error, Result};
+use crate::queue::seam::Seam;
 use crate::result::lock;
-use crate::seam::Seam;
 
 /// What a buffer is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,6 +40,17 @@ impl Kind {
 }
 
 /// Gauges and counters of a [`GpuBufferPool`].
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Gpu)?;
+/// let x = gpu.zeros(&[100])?;
+/// assert_eq!((gpu.pool_stats().live_buffers, gpu.pool_stats().live_bytes), (1, 512)); // 400 bytes, by size class
+/// drop(x);
+/// assert_eq!((gpu.pool_stats().live_buffers, gpu.pool_stats().idle_buffers), (0, 1));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {
@@ -59,6 +71,19 @@ pub struct PoolStats {
 }
 
 /// Persistent device buffers by size class, shared by everything an engine does.
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Gpu)?;
+/// let Some(pool) = gpu.pool() else { return Ok(()) };
+/// pool.set_budget(Some(1 << 20));
+/// assert!(gpu.zeros(&[1 << 20]).is_err()); // 4 MiB
+/// drop(gpu.zeros(&[1 << 10])?);
+/// pool.trim();
+/// assert_eq!(pool.stats().idle_bytes, 0);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct GpuBufferPool {
     shared: Arc<Shared>,
@@ -203,7 +228,7 @@ impl GpuBufferPool {
         if kind == Kind::Storage && self.shared.poison.load(Ordering::Relaxed) {
             self.shared.seam.write(&buffer, 0, &vec![0xff; size as usize]);
         }
-        Ok(Arc::new(Lease { id, buffer, size, kind, keep: AtomicBool::new(keep), home: Some(self.clone()) }))
+        Ok(Arc::new(Lease { id, buffer, size, kind, keep: AtomicBool::new(keep), home: Home::Pool(self.clone()) }))
     }
 
     /// A new buffer, counted as live already; idle ones are freed first where the budget or the device says so.
@@ -238,15 +263,46 @@ pub(crate) struct Lease {
     pub(crate) size: u64,
     kind: Kind,
     keep: AtomicBool,
-    /// `None`: the caller's own buffer.
-    pub(crate) home: Option<GpuBufferPool>,
+    home: Home,
+}
+
+/// Where a buffer goes when its last lease is dropped.
+enum Home {
+    Pool(GpuBufferPool),
+    /// It is the caller's own; the caches that know it forget it.
+    Caller(Known),
 }
 
 impl Lease {
     /// Wraps a buffer that is not the pool's.
     pub(crate) fn borrowed(buffer: wgpu::Buffer) -> Arc<Lease> {
         let size = buffer.size();
-        Arc::new(Lease { id: next_id(), buffer, size, kind: Kind::Storage, keep: AtomicBool::new(false), home: None })
+        let (keep, home) = (AtomicBool::new(false), Home::Caller(Known::default()));
+        Arc::new(Lease { id: next_id(), buffer, size, kind: Kind::Storage, keep, home })
+    }
+
+    /// The pool it came from; `None`: it is the caller's own.
+    pub(crate) fn pool(&self) -> Option<&GpuBufferPool> {
+        match &self.home {
+            Home::Pool(pool) => Some(pool),
+            Home::Caller(_) => None,
+        }
+    }
+
+    /// The caches that know a caller's buffer.
+    pub(crate) fn known(&self) -> Option<&Known> {
+        match &self.home {
+            Home::Pool(_) => None,
+            Home::Caller(known) => Some(known),
+        }
+    }
+
+    /// Ours can be copied to and from; a caller's as it was created.
+    pub(crate) fn check_usage(&self, op: &'static str, usage: wgpu::BufferUsages) -> Result<()> {
+        if self.buffer.usage().contains(usage) {
+            return Ok(());
+        }
+        Err(Error::Shape { op, message: format!("the buffer was created without the usage {usage:?}") })
     }
 
     /// Not to be used again: its state is unknown.
@@ -257,7 +313,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Some(pool) = &self.home else { return };
+        let pool = match &self.home {
+            Home::Pool(pool) => pool,
+            Home::Caller(known) => return known.forget_buffer(self.id),
+        };
         let mut state = lock(&pool.shared.state);
         state.stats.live_buffers -= 1;
         state.stats.live_bytes -= self.size;

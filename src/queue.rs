@@ -1,20 +1,27 @@
-//! The submission queue: a fixed number of submissions in flight, one poller thread, and results that always arrive.
+//! The submission queue: a fixed number of submissions in flight, and results that always arrive.
 //!
-//! Submission is inline, under one mutex: whoever submits waits for room first (backpressure). The poller waits for the
-//! oldest submission in slices of [`POLL_SLICE`], copies what was read back, and completes the futures. Nobody else polls,
-//! so nobody else can be caught in wgpu's panic on a lost device. The deadline restarts whenever a submission completes:
-//! a long queue is not a hang, a stuck submission is.
+//! Submission is inline, under one mutex: whoever submits waits for room first (backpressure). On a device of ours a poller
+//! thread waits for the oldest submission in slices of [`POLL_SLICE`], copies what was read back, and completes the futures.
+//! Nobody else polls there, so nobody else can be caught in wgpu's panic on a lost device. The deadline restarts whenever a
+//! submission completes: a long queue is not a hang, a stuck submission is.
+//!
+//! A caller's device is polled by its owner, and a second thread that polls would run the owner's callbacks where they are
+//! not expected. There the callbacks of our submissions only take note and wake; whoever looks at a result, or waits for
+//! it, does the rest through a [`Driver`]. A wait polls, because it was asked to wait.
+
+pub(crate) mod seam;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::pool::Lease;
-use crate::result::{Promise, lock};
-use crate::seam::{Seam, Ticket};
+use crate::result::{Promise, lock, wake};
+use seam::{OnDone, Seam, Ticket};
 
 /// How long one wait of the poller may take before it looks at deadlines and losses.
 const POLL_SLICE: Duration = Duration::from_millis(2);
@@ -39,6 +46,11 @@ struct Job {
 }
 
 impl Job {
+    /// The device has reported the end of it. Maps end after the work they wait for.
+    fn is_reported(&self) -> bool {
+        self.ticket.is_done() || !self.reads.is_empty() && self.reads.iter().all(|read| read.mapped.get().is_some())
+    }
+
     /// Gives up its waiters, not its buffers.
     fn expire(&mut self) -> Vec<Promise> {
         self.expired = true;
@@ -66,12 +78,38 @@ struct Mapping {
 struct State {
     jobs: VecDeque<Job>,
     failed: Option<Error>,
+    /// Tasks that wait for room.
+    waiting: Vec<Waker>,
     stopping: bool,
     last_progress: Instant,
 }
 
+/// Who polls the device.
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute, Options, Poller};
+///
+/// // Without a thread of its own; a wait polls.
+/// let options = Options { poller: Some(Poller::Caller), ..Options::new(ComputeBackend::Gpu) };
+/// let gpu = GpuCompute::open(&options)?;
+/// assert_eq!(gpu.relu(&[-1.0, 1.0])?, [0.0, 1.0]);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Poller {
+    /// A thread of the engine's own: results arrive by themselves.
+    Thread,
+    /// Whoever owns the device, and whoever waits: the engine starts no thread.
+    Caller,
+}
+
 struct Shared {
     seam: Arc<dyn Seam>,
+    poller: Poller,
+    /// Whether the device is ours to leak.
+    owned: bool,
+    /// Held while finished submissions are taken out, which any waiting thread may do where none of ours polls.
+    settling: Mutex<()>,
     /// Held while submitting, so that submissions enter `jobs` in the order the device sees them.
     submitting: Mutex<()>,
     state: Mutex<State>,
@@ -80,37 +118,61 @@ struct Shared {
     deadline: Duration,
 }
 
-/// See the module's text. Dropping it drains what is in flight, for at most ten seconds.
+/// See the module's text. Dropping it drains what is in flight on a device of ours, for at most ten seconds.
 pub(crate) struct SubmissionQueue {
     shared: Arc<Shared>,
-    poller: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// How a queue works.
+pub(crate) struct Settings {
+    /// Submissions in flight before submitting blocks.
+    pub(crate) depth: usize,
+    pub(crate) deadline: Duration,
+    pub(crate) poller: Poller,
+    /// The device is ours.
+    pub(crate) owned: bool,
 }
 
 impl SubmissionQueue {
-    /// A queue of at most `depth` submissions in flight.
-    pub(crate) fn new(seam: Arc<dyn Seam>, depth: usize, deadline: Duration) -> Result<SubmissionQueue> {
-        let state = State { jobs: VecDeque::new(), failed: None, stopping: false, last_progress: Instant::now() };
+    /// A queue on a device.
+    pub(crate) fn new(seam: Arc<dyn Seam>, settings: &Settings) -> Result<SubmissionQueue> {
+        let &Settings { depth, deadline, poller, owned } = settings;
+        let state = State {
+            jobs: VecDeque::new(),
+            failed: None,
+            waiting: Vec::new(),
+            stopping: false,
+            last_progress: Instant::now(),
+        };
         let shared = Arc::new(Shared {
             seam,
+            poller,
+            owned,
+            settling: Mutex::new(()),
             submitting: Mutex::new(()),
             state: Mutex::new(state),
             changed: Condvar::new(),
             depth: depth.max(1),
             deadline,
         });
-        let poller = std::thread::Builder::new()
-            .name("gristmill-poller".to_owned())
-            .spawn({
-                let shared = Arc::clone(&shared);
-                move || shared.run()
-            })
-            .map_err(|e| Error::OutOfMemory { bytes: 0, context: format!("the poller thread: {e}") })?;
-        Ok(SubmissionQueue { shared, poller: Some(poller) })
+        let run = |shared: Arc<Shared>| {
+            let thread = std::thread::Builder::new().name("gristmill-poller".to_owned());
+            let failed = |e| Error::OutOfMemory { bytes: 0, context: format!("the poller thread: {e}") };
+            thread.spawn(move || shared.run()).map_err(failed)
+        };
+        let thread = (poller == Poller::Thread).then(|| run(Arc::clone(&shared))).transpose()?;
+        Ok(SubmissionQueue { shared, thread })
+    }
+
+    /// What completes the results of this queue, unless a thread does.
+    pub(crate) fn driver(&self) -> Option<Driver> {
+        (self.shared.poller == Poller::Caller).then(|| Driver(Arc::clone(&self.shared)))
     }
 
     /// Waits for room, lets `prepare` write to buffers, records and submits. Waits that an error makes pointless end with
     /// that error; so do the promises of `reads`.
-    pub(crate) fn submit(
+    pub(crate) fn push(
         &self,
         reads: Vec<Read>,
         prepare: impl FnOnce(&dyn Seam),
@@ -120,7 +182,7 @@ impl SubmissionQueue {
         let turn = lock(&shared.submitting);
         let submitted = shared.wait_for_room().and_then(|()| {
             prepare(shared.seam.as_ref());
-            shared.seam.submit(record)
+            shared.seam.submit(record, shared.on_done())
         });
         let ticket = match submitted {
             Ok(ticket) => ticket,
@@ -147,7 +209,40 @@ impl SubmissionQueue {
         }
         state.jobs.push_back(job);
         shared.changed.notify_all();
+        drop((state, turn));
+        if shared.poller == Poller::Caller {
+            // What was reported before the queue knew of it woke nobody.
+            while shared.settle(Job::is_reported) {}
+        }
         Ok(())
+    }
+
+    /// Whether a submission would find room now; if not, the task is woken when there may be some.
+    ///
+    /// # Errors
+    /// The failure of the engine, and [`Error::Timeout`] where nothing completed for the deadline.
+    pub(crate) fn poll_room(&self, waker: &Waker) -> Poll<Result<()>> {
+        let shared = &self.shared;
+        // Before the look, so that what is reported in between wakes the task.
+        {
+            let mut state = lock(&shared.state);
+            if !state.waiting.iter().any(|other| other.will_wake(waker)) {
+                state.waiting.push(waker.clone());
+            }
+        }
+        if shared.poller == Poller::Caller {
+            while shared.settle(Job::is_reported) {}
+        }
+        let mut state = lock(&shared.state);
+        let outcome = match shared.obstacle(&state) {
+            Err(error) => Poll::Ready(Err(error)),
+            Ok(()) if state.jobs.len() < shared.depth => Poll::Ready(Ok(())),
+            Ok(()) => Poll::Pending,
+        };
+        if outcome.is_ready() {
+            state.waiting.retain(|other| !other.will_wake(waker));
+        }
+        outcome
     }
 
     /// Waits until nothing is in flight.
@@ -158,17 +253,56 @@ impl SubmissionQueue {
 
 impl Drop for SubmissionQueue {
     fn drop(&mut self) {
-        lock(&self.shared.state).stopping = true;
-        self.shared.changed.notify_all();
-        let Some(poller) = self.poller.take() else { return };
-        // A waker may own the last handle, and wakers run on the poller: it cannot wait for itself, and ends by itself.
-        if poller.thread().id() != std::thread::current().id() {
-            let _ = poller.join();
+        let shared = &self.shared;
+        lock(&shared.state).stopping = true;
+        shared.changed.notify_all();
+        match self.thread.take() {
+            // A waker may own the last handle, and wakers run on the poller: it cannot wait for itself, and ends by itself.
+            Some(thread) if thread.thread().id() != std::thread::current().id() => drop(thread.join()),
+            Some(_) => (),
+            // Results hold on to what completes them, and whoever owns the device knows when it is idle. A device of ours
+            // has nobody else.
+            None if shared.owned => {
+                let start = Instant::now();
+                while start.elapsed() < DRAIN && shared.step(POLL_SLICE) {}
+            }
+            None => (),
         }
     }
 }
 
+/// Completes results where no thread polls the device.
+#[derive(Clone)]
+pub(crate) struct Driver(Arc<Shared>);
+
+impl Driver {
+    /// Completes what the device has reported. Never asks it.
+    pub(crate) fn settle(&self) {
+        while self.0.settle(Job::is_reported) {}
+    }
+
+    /// Asks the device for at most `limit` and completes what is done. `false` where nothing is in flight.
+    pub(crate) fn drive(&self, limit: Duration) -> bool {
+        self.settle();
+        self.0.step(limit.min(POLL_SLICE))
+    }
+}
+
 impl Shared {
+    /// Why it is pointless to wait for what is in flight.
+    fn obstacle(&self, state: &State) -> Result<()> {
+        if let Some(error) = &state.failed {
+            return Err(error.clone());
+        }
+        if let Some(reason) = self.seam.lost() {
+            return Err(Error::DeviceLost { reason });
+        }
+        if !state.jobs.is_empty() && state.last_progress.elapsed() > self.deadline {
+            return Err(Error::Timeout { waited: self.deadline });
+        }
+        Ok(())
+    }
+
     fn wait_for_room(&self) -> Result<()> {
         let depth = self.depth;
         self.wait_until(|jobs| jobs < depth)
@@ -178,32 +312,42 @@ impl Shared {
     fn wait_until(&self, enough: impl Fn(usize) -> bool) -> Result<()> {
         let mut state = lock(&self.state);
         loop {
-            if let Some(error) = &state.failed {
-                return Err(error.clone());
-            }
-            if let Some(reason) = self.seam.lost() {
-                return Err(Error::DeviceLost { reason });
-            }
-            if enough(state.jobs.len()) {
+            if enough(state.jobs.len()) && state.failed.is_none() && self.seam.lost().is_none() {
                 return Ok(());
             }
+            self.obstacle(&state)?;
             let left = self.deadline.saturating_sub(state.last_progress.elapsed());
-            if left.is_zero() {
-                return Err(Error::Timeout { waited: self.deadline });
+            if self.poller == Poller::Caller {
+                drop(state);
+                self.step(left.min(POLL_SLICE));
+                state = lock(&self.state);
+                continue;
             }
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    fn map(&self, read: Read) -> Mapping {
+    /// What the device calls at the end of a submission: where no thread of ours polls, it wakes whoever waits.
+    fn on_done(self: &Arc<Self>) -> OnDone {
+        let shared = self.to_wake();
+        Box::new(move || wake_all(&shared))
+    }
+
+    /// Whom callbacks wake: nobody where a thread completes the results.
+    fn to_wake(self: &Arc<Self>) -> Weak<Shared> {
+        if self.poller == Poller::Caller { Arc::downgrade(self) } else { Weak::new() }
+    }
+
+    fn map(self: &Arc<Self>, read: Read) -> Mapping {
         let mapped = Arc::new(OnceLock::new());
-        let done = Arc::clone(&mapped);
+        let (done, shared) = (Arc::clone(&mapped), self.to_wake());
         // The callback may run inside any wgpu call: it stores and returns.
         self.seam.map(
             &read.staging.buffer,
             read.bytes,
             Box::new(move |ok| {
                 let _ = done.set(ok);
+                wake_all(&shared);
             }),
         );
         Mapping { staging: read.staging, bytes: read.bytes, mapped, promise: Some(read.promise) }
@@ -213,21 +357,35 @@ impl Shared {
     fn run(&self) {
         let mut stopped_at = None;
         while let Some(ticket) = self.oldest(&mut stopped_at) {
-            let polled = catch_unwind(AssertUnwindSafe(|| self.seam.poll(&ticket, POLL_SLICE)));
-            let lost = self.seam.lost().map(|reason| Error::DeviceLost { reason });
-            let step = match (lost, polled) {
-                (Some(error), _) | (None, Ok(Err(error))) => Err(error),
-                (None, Err(_)) => Err(Error::DeviceLost { reason: "wgpu panicked while polling".to_owned() }),
-                (None, Ok(Ok(done))) => catch_unwind(AssertUnwindSafe(|| self.settle(done)))
-                    .map_err(|_| Error::DeviceLost { reason: "the poller panicked".to_owned() }),
-            };
-            if let Err(error) = step {
+            if let Err(error) = self.advance(&ticket, POLL_SLICE) {
                 return self.fail(&error);
             }
         }
         if !lock(&self.state).jobs.is_empty() {
             self.fail(&Error::Timeout { waited: DRAIN });
         }
+    }
+
+    /// The poller's work done once by whoever waits. `false` where nothing is in flight.
+    fn step(&self, slice: Duration) -> bool {
+        let Some(ticket) = lock(&self.state).jobs.front().map(|job| job.ticket.clone()) else { return false };
+        if let Err(error) = self.advance(&ticket, slice) {
+            self.fail(&error);
+        }
+        true
+    }
+
+    /// Polls for a submission and takes note of what came of it.
+    fn advance(&self, ticket: &Ticket, slice: Duration) -> Result<()> {
+        let polled = catch_unwind(AssertUnwindSafe(|| self.seam.poll(ticket, slice)));
+        if let Some(reason) = self.seam.lost() {
+            return Err(Error::DeviceLost { reason });
+        }
+        let done = polled.map_err(|_| Error::DeviceLost { reason: "wgpu panicked while polling".to_owned() })??;
+        let settle = || self.settle(|job| done && job.ticket.is(ticket));
+        catch_unwind(AssertUnwindSafe(settle))
+            .map_err(|_| Error::DeviceLost { reason: "the poller panicked".to_owned() })?;
+        Ok(())
     }
 
     /// The ticket of the oldest submission; waits while there is none. `None`: the engine is being dropped and everything
@@ -248,37 +406,48 @@ impl Shared {
         }
     }
 
-    /// Takes note of one poll of the oldest submission.
-    fn settle(&self, done: bool) {
+    /// Takes note of whether the oldest submission is done. `true` where it was and is taken out of the queue.
+    fn settle(&self, is_done: impl Fn(&Job) -> bool) -> bool {
+        let (retired, wakers) = self.settle_oldest(is_done);
+        // Outside the lock: a task that is polled where it is woken settles too.
+        wakers.into_iter().for_each(wake);
+        retired
+    }
+
+    fn settle_oldest(&self, is_done: impl Fn(&Job) -> bool) -> (bool, Vec<Option<Waker>>) {
+        let _alone = lock(&self.settling);
         let mut state = lock(&self.state);
         let overdue = state.last_progress.elapsed() > self.deadline;
-        let Some(job) = state.jobs.front_mut() else { return };
-        job.fenced |= done;
+        let Some(job) = state.jobs.front_mut() else { return (false, Vec::new()) };
+        job.fenced |= is_done(job);
         let fenced = job.fenced;
         // After the deadline the fence alone will do: a map that never calls back must not hold up what comes after it.
         if fenced && (job.expired || job.reads.iter().all(|read| read.mapped.get().is_some())) {
-            return self.retire(state);
+            return (true, self.retire(state));
         }
         if overdue {
             // Whoever waits behind a stuck submission waits as long as it does, so all of them learn it.
-            let waiting = state.jobs.iter_mut().filter(|job| !job.expired);
-            let promises: Vec<Promise> = waiting.flat_map(Job::expire).collect();
+            let stuck = state.jobs.iter_mut().filter(|job| !job.expired);
+            let promises: Vec<Promise> = stuck.flat_map(Job::expire).collect();
+            let waiting = std::mem::take(&mut state.waiting);
             drop(state);
-            for promise in promises {
-                promise.complete(Err(Error::Timeout { waited: self.deadline }));
-            }
-        } else if fenced {
+            let late = |promise: Promise| promise.fulfil(Err(Error::Timeout { waited: self.deadline }));
+            return (false, promises.into_iter().map(late).chain(waiting.into_iter().map(Some)).collect());
+        }
+        if fenced && self.poller == Poller::Thread {
             // The fence came before the map callbacks: do not spin.
             drop(state);
             std::thread::sleep(Duration::from_micros(200));
         }
+        (false, Vec::new())
     }
 
-    /// Completes the oldest submission. Copies happen outside the lock; the job leaves the queue only afterwards, so that
-    /// whoever waits for an empty queue finds the results there.
-    fn retire(&self, mut state: MutexGuard<'_, State>) {
+    /// Completes the oldest submission, and returns whom to wake. Copies happen outside the lock; the job leaves the queue
+    /// only afterwards, so that whoever waits for an empty queue finds the results there.
+    fn retire(&self, mut state: MutexGuard<'_, State>) -> Vec<Option<Waker>> {
         let reads = state.jobs.front_mut().map(|job| std::mem::take(&mut job.reads)).unwrap_or_default();
         drop(state);
+        let mut wakers = Vec::new();
         for read in reads {
             let copied = match read.mapped.get() {
                 Some(true) => {
@@ -290,29 +459,45 @@ impl Shared {
             };
             let outcome = copied.inspect_err(|_| read.staging.discard());
             drop(read.staging);
-            if let Some(promise) = read.promise {
-                promise.complete(outcome);
-            }
+            wakers.extend(read.promise.map(|promise| promise.fulfil(outcome)));
         }
         let mut state = lock(&self.state);
         state.jobs.pop_front();
         state.last_progress = Instant::now();
+        wakers.extend(std::mem::take(&mut state.waiting).into_iter().map(Some));
         self.changed.notify_all();
+        wakers
     }
 
     /// The device is gone: every waiter learns it now, whether or not wgpu ever calls back.
     fn fail(&self, error: &Error) {
-        log::error!("the engine failed, and its device is leaked: {error}");
-        // wgpu's queue waits for ever when it is dropped busy, and may panic. A leaked device is the lesser evil.
-        std::mem::forget(Arc::clone(&self.seam));
-        let jobs = {
+        log::error!("the engine failed: {error}");
+        if self.owned {
+            // wgpu's queue waits for ever when it is dropped busy, and may panic. A leaked device is the lesser evil.
+            std::mem::forget(Arc::clone(&self.seam));
+        }
+        let (jobs, waiting) = {
             let mut state = lock(&self.state);
             state.failed = Some(error.clone());
-            std::mem::take(&mut state.jobs)
+            (std::mem::take(&mut state.jobs), std::mem::take(&mut state.waiting))
         };
         self.changed.notify_all();
         for job in jobs {
             job.fail(error);
         }
+        waiting.into_iter().for_each(|waker| wake(Some(waker)));
     }
+}
+
+/// Wakes every task that waits for a result of this queue: the one that looks first completes them all.
+fn wake_all(shared: &Weak<Shared>) {
+    let Some(shared) = shared.upgrade() else { return };
+    shared.changed.notify_all();
+    let wakers: Vec<Waker> = {
+        let mut state = lock(&shared.state);
+        let waiting = std::mem::take(&mut state.waiting);
+        let reads = state.jobs.iter().flat_map(|job| &job.reads);
+        reads.filter_map(|read| read.promise.as_ref()?.waker()).chain(waiting).collect()
+    };
+    wakers.into_iter().for_each(|waker| wake(Some(waker)));
 }

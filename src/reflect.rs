@@ -8,6 +8,9 @@
 //! - one compute entry point, named like the file;
 //! - `@group(0)` only, bindings without gaps, reads before writes, at most [`MAX_STORAGE_BUFFERS`] of them;
 //! - `var<immediate> p: Params;` on a line of its own, at most [`MAX_PARAMS_BYTES`] of u32, i32 and f32;
+//! - `//! grid: X` or `//! grid: X, Y, Z` in the head says how many workgroups a dispatch has: sums, differences, products,
+//!   `ceil(a / b)` and `min(a, b)` of numbers, parameters, knobs, and names that the head explains; one count is folded to
+//!   two dimensions where one is too short (kernels of the house must have it, a caller's own may);
 //! - at its defaults a kernel stays within WebGPU's default limits, so that it runs on every adapter;
 //! - a formatted weight is `@binding(1) var<storage, read> w: array<vec4<u32>>`, and the functions that read it stand
 //!   between [`FORMAT_BEGIN`] and the end of the file.
@@ -33,6 +36,13 @@ pub const FORMAT_BEGIN: &str = "// --- weight format ---";
 pub const FORMAT_END: &str = "// --- end of weight format ---";
 
 /// What the WGSL text of a kernel says about itself.
+///
+/// ```
+/// let source = gristmill::kernels::softmax::KERNEL.source;
+/// let interface = gristmill::reflect::reflect("shaders/softmax.wgsl", source)?;
+/// assert_eq!((interface.op.as_str(), interface.workgroup_size), ("softmax", [64, 1, 1]));
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Interface {
     /// File stem, entry point and Rust module.
@@ -41,6 +51,8 @@ pub struct Interface {
     pub op: String,
     /// The `//!` lines after the first.
     pub doc: String,
+    /// Workgroups of a dispatch, in one or three dimensions, as the `grid:` line has them; empty without one.
+    pub grid: String,
     /// Invocations per workgroup at the default knobs.
     pub workgroup_size: [u32; 3],
     /// Storage buffers, in the order of their binding numbers.
@@ -62,6 +74,13 @@ pub struct Interface {
 }
 
 /// One storage buffer of a kernel.
+///
+/// ```
+/// let source = gristmill::kernels::add::KERNEL.source;
+/// let slots = gristmill::reflect::reflect("add.wgsl", source)?.bindings;
+/// assert_eq!((slots[0].name.as_str(), slots[0].ty.as_str(), slots[0].write), ("y", "vec4<f32>", false));
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Slot {
     /// Name in the WGSL.
@@ -73,6 +92,13 @@ pub struct Slot {
 }
 
 /// One parameter of a kernel.
+///
+/// ```
+/// let source = gristmill::kernels::scale::KERNEL.source;
+/// let params = gristmill::reflect::reflect("scale.wgsl", source)?.params;
+/// assert!(params.iter().any(|field| (field.name.as_str(), field.ty) == ("factor", "f32")));
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Field {
     /// Name in the WGSL.
@@ -84,6 +110,14 @@ pub struct Field {
 }
 
 /// A `const` that can be set from Rust.
+///
+/// ```
+/// let source = gristmill::kernels::softmax::KERNEL.source;
+/// let modes = gristmill::reflect::reflect("softmax.wgsl", source)?.modes;
+/// assert_eq!((modes[0].name.as_str(), modes[0].default, &modes[0].values[..]), ("LOG", 0, &[0, 1][..]));
+/// assert_eq!(&source[modes[0].span.clone()], "0u");
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Constant {
     /// Name in the WGSL.
@@ -119,7 +153,7 @@ pub fn reflect(path: &str, source: &str) -> Result<Interface, String> {
             "{invocations} invocations per workgroup at the default knobs; WebGPU's default limit is {MAX_INVOCATIONS}"
         )));
     }
-    let (op, doc) = head(source).map_err(rule)?;
+    let (op, doc, grid) = head(source).map_err(rule)?;
     let bindings = bindings(&module).map_err(rule)?;
     let workgroup_bytes = workgroup_bytes(&module);
     if workgroup_bytes > MAX_WORKGROUP_BYTES {
@@ -136,6 +170,7 @@ pub fn reflect(path: &str, source: &str) -> Result<Interface, String> {
         name: stem.to_owned(),
         op,
         doc,
+        grid,
         workgroup_size: entry.workgroup_size,
         bindings,
         params,
@@ -164,8 +199,19 @@ pub fn validate(path: &str, source: &str) -> Result<(naga::Module, bool), String
     }
 }
 
-/// The `//!` head: the op's name and the description.
-fn head(source: &str) -> Result<(String, String), String> {
+/// Invocations per workgroup and bytes of workgroup memory of one variant.
+///
+/// # Errors
+/// naga's rendered message with `path` and line, or what is wrong with the entry point.
+#[allow(dead_code, reason = "the build judges files at their defaults")]
+pub fn resources(path: &str, source: &str) -> Result<([u32; 3], u32), String> {
+    let module = naga::front::wgsl::parse_str(source).map_err(|e| e.emit_to_string_with_path(source, path))?;
+    let entry = module.entry_points.first().ok_or_else(|| format!("{path}: no entry point"))?;
+    Ok((entry.workgroup_size, workgroup_bytes(&module)))
+}
+
+/// The `//!` head: the op's name, the description, and the grid.
+fn head(source: &str) -> Result<(String, String, String), String> {
     let mut lines = source.lines();
     let op = lines
         .next()
@@ -174,7 +220,8 @@ fn head(source: &str) -> Result<(String, String), String> {
         .filter(|op| !op.is_empty())
         .ok_or("the first line must be `//! op: NAME`")?;
     let doc: Vec<&str> = lines.map_while(|line| line.strip_prefix("//!")).map(|line| line.trim_end()).collect();
-    Ok((op.to_owned(), doc.join("\n")))
+    let grid = doc.iter().find_map(|line| line.strip_prefix(" grid: ")).unwrap_or_default();
+    Ok((op.to_owned(), doc.join("\n"), grid.trim().to_owned()))
 }
 
 /// Storage buffers in binding order, checked for group, gaps and order.

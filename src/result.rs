@@ -8,6 +8,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::queue::Driver;
+
+/// Between two looks at a result that nothing in flight will complete: its pass may be submitted by another thread.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Locks a mutex whose data is valid at every step, so that a panic elsewhere does not spread.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -19,8 +23,29 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// `.await` it on any executor, ask with [`try_get`](Self::try_get), or block with [`wait`](Self::wait). It never panics
 /// and it never hangs: a lost device, a refused submission, a dropped pass and a missed deadline all arrive as errors.
 /// Dropping it is safe at any time; before its pass is submitted, the readback is then not made at all.
+///
+/// On a device of ours a thread of ours polls. On a caller's device nobody does unless asked (see
+/// [`Options::poller`](crate::Options::poller)): there [`wait`](Self::wait) polls while it waits, and a task that awaits goes
+/// on when the caller polls the device, as an application with a frame loop does anyway.
+///
+/// ```
+/// use std::time::Duration;
+/// use gristmill::{ComputeBackend, GpuCompute, ops};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Gpu)?;
+/// let mut x = gpu.tensor(&[-1.0, 2.0, -3.0], &[3])?;
+/// let mut pass = gpu.pass();
+/// ops::relu(&mut pass, &mut x)?;
+/// let result = pass.read::<f32>(&x)?; // a future: `.await` it in a task
+/// pass.submit()?;
+/// // Here the host may do something else.
+/// assert_eq!(result.wait(Duration::from_secs(60))?, [0.0, 2.0, 0.0]);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 pub struct AsyncGpuResult<T> {
     shared: Arc<Shared>,
+    /// Where no thread polls.
+    driver: Option<Driver>,
     convert: Option<Box<dyn FnOnce(Vec<u8>) -> T + Send>>,
 }
 
@@ -47,16 +72,31 @@ impl<T> AsyncGpuResult<T> {
     pub(crate) fn new(convert: impl FnOnce(Vec<u8>) -> T + Send + 'static) -> (Self, Promise) {
         let shared = Arc::new(Shared::default());
         let promise = Promise { shared: Arc::clone(&shared), completed: false };
-        (AsyncGpuResult { shared, convert: Some(Box::new(convert)) }, promise)
+        (AsyncGpuResult { shared, driver: None, convert: Some(Box::new(convert)) }, promise)
+    }
+
+    /// On an engine without a thread that polls.
+    pub(crate) fn driven_by(mut self, driver: Option<Driver>) -> Self {
+        self.driver = driver;
+        self
+    }
+
+    /// Takes note of what the device has reported, where no thread does. Never asks it.
+    fn settle(&self) {
+        if let Some(driver) = &self.driver {
+            driver.settle();
+        }
     }
 
     /// Whether [`try_get`](Self::try_get) would return something.
     pub fn is_ready(&self) -> bool {
+        self.settle();
         lock(&self.shared.state).outcome.is_some()
     }
 
     /// The value or its error, once, if it has arrived. Never blocks.
     pub fn try_get(&mut self) -> Option<Result<T>> {
+        self.settle();
         let outcome = lock(&self.shared.state).outcome.take()?;
         self.finish(outcome)
     }
@@ -75,8 +115,8 @@ impl<T> AsyncGpuResult<T> {
             return Err(Error::AlreadyTaken);
         }
         let start = Instant::now();
-        let mut state = lock(&self.shared.state);
         loop {
+            let mut state = lock(&self.shared.state);
             if let Some(outcome) = state.outcome.take() {
                 drop(state);
                 return self.finish(outcome).unwrap_or(Err(Error::AlreadyTaken));
@@ -85,7 +125,20 @@ impl<T> AsyncGpuResult<T> {
             if left.is_zero() {
                 return Err(Error::Timeout { waited: timeout });
             }
-            state = self.shared.ready.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            let pause = match &self.driver {
+                None => left,
+                Some(driver) => {
+                    drop(state);
+                    if driver.drive(left) {
+                        continue;
+                    }
+                    state = lock(&self.shared.state);
+                    left.min(PAUSE)
+                }
+            };
+            if state.outcome.is_none() {
+                drop(self.shared.ready.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner));
+            }
         }
     }
 }
@@ -97,13 +150,19 @@ impl<T> Future for AsyncGpuResult<T> {
         if self.convert.is_none() {
             return Poll::Ready(Err(Error::AlreadyTaken));
         }
-        let mut state = lock(&self.shared.state);
-        let Some(outcome) = state.outcome.take() else {
-            state.waker = Some(context.waker().clone());
-            return Poll::Pending;
-        };
-        drop(state);
+        // Before the look, so that what is reported in between wakes the task.
+        lock(&self.shared.state).waker = Some(context.waker().clone());
+        self.settle();
+        let Some(outcome) = lock(&self.shared.state).outcome.take() else { return Poll::Pending };
         Poll::Ready(self.finish(outcome).unwrap_or(Err(Error::AlreadyTaken)))
+    }
+}
+
+/// Called outside every lock: a waker may run anything, and what it breaks is not ours.
+pub(crate) fn wake(waker: Option<Waker>) {
+    let woken = waker.map(|waker| catch_unwind(AssertUnwindSafe(|| waker.wake())));
+    if woken.is_some_and(|outcome| outcome.is_err()) {
+        log::error!("the waker of a result panicked");
     }
 }
 
@@ -114,8 +173,15 @@ pub(crate) struct Promise {
 }
 
 impl Promise {
-    pub(crate) fn complete(mut self, outcome: Result<Vec<u8>>) {
+    pub(crate) fn complete(self, outcome: Result<Vec<u8>>) {
+        wake(self.fulfil(outcome));
+    }
+
+    /// [`Promise::complete`] without waking the task, which is returned: for those who hold a lock.
+    #[must_use]
+    pub(crate) fn fulfil(mut self, outcome: Result<Vec<u8>>) -> Option<Waker> {
         self.set(outcome);
+        self.waker()
     }
 
     /// The result was dropped: nobody will ever look.
@@ -125,17 +191,13 @@ impl Promise {
 
     fn set(&mut self, outcome: Result<Vec<u8>>) {
         self.completed = true;
-        let waker = {
-            let mut state = lock(&self.shared.state);
-            state.outcome = Some(outcome);
-            state.waker.take()
-        };
+        lock(&self.shared.state).outcome = Some(outcome);
         self.shared.ready.notify_all();
-        // Outside the lock: a waker may run anything, and what it breaks is not ours.
-        let woken = waker.map(|waker| catch_unwind(AssertUnwindSafe(|| waker.wake())));
-        if woken.is_some_and(|outcome| outcome.is_err()) {
-            log::error!("the waker of a result panicked");
-        }
+    }
+
+    /// The task that waits, to be told once.
+    pub(crate) fn waker(&self) -> Option<Waker> {
+        lock(&self.shared.state).waker.take()
     }
 }
 
@@ -143,6 +205,7 @@ impl Drop for Promise {
     fn drop(&mut self) {
         if !self.completed {
             self.set(Err(Error::NotSubmitted));
+            wake(self.waker());
         }
     }
 }

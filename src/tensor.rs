@@ -13,6 +13,15 @@ use crate::kernel::Format;
 use crate::pool::Lease;
 
 /// The element type of a [`Tensor`].
+///
+/// ```
+/// use gristmill::{ComputeBackend, DType, GpuCompute, half::f16};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+/// let x = gpu.tensor_f16(&[f16::ONE; 3], &[3])?;
+/// assert_eq!((x.dtype(), x.dtype().bytes()), (DType::F16, 2));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DType {
@@ -49,6 +58,18 @@ impl From<Format> for DType {
 pub(crate) const MAX_RANK: usize = 4;
 
 /// Numbers on a device, or in host memory on the CPU backend. Cloning makes another handle on the same memory.
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Gpu)?;
+/// let x = gpu.tensor(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!((x.shape(), x.rows(), x.columns()), (&[2, 3][..], 2, 3));
+/// // On a device rows start at multiples of 16 bytes; what is read back is dense again.
+/// assert_eq!((x.pitch(), x.bytes()), (4, 32));
+/// assert_eq!(gpu.read::<f32>(&x)?, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Tensor {
     pub(crate) storage: Storage,
@@ -179,6 +200,16 @@ impl Tensor {
         self.dtype
     }
 
+    /// The device buffer it lies in, unless it lives on the host: for a caller's own commands.
+    pub fn buffer(&self) -> Option<&wgpu::Buffer> {
+        self.lease().map(|lease| &lease.buffer)
+    }
+
+    /// Where it starts within its buffer, in bytes.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Bytes from the first element to the end of the last row's padding, in whole words of 4 bytes.
     pub fn bytes(&self) -> u64 {
         (self.rows() * self.pitch * self.dtype.bytes()).next_multiple_of(4) as u64
@@ -252,6 +283,21 @@ pub(crate) fn to_pitch(dense: &[u8], row_bytes: usize, pitch_bytes: usize) -> Ve
 }
 
 /// A matrix `[rows, columns]` in a stored format, as row chunks that each fit one binding.
+///
+/// ```
+/// use gristmill::{ComputeBackend, Format, GpuCompute, Weight, ops};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Gpu)?;
+/// // [outputs, inputs], stored as halves.
+/// let w = Weight::from_f32(&gpu, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], (2, 3), Format::F16)?;
+/// let x = gpu.tensor(&[1.0, 10.0, 100.0], &[1, 3])?;
+/// let mut pass = gpu.pass();
+/// let mut y = pass.tensor(&[1, 2])?;
+/// ops::linear(&mut pass, &x, &w, None, &mut y)?;
+/// pass.submit()?;
+/// assert_eq!(gpu.read::<f32>(&y)?, [321.0, 654.0]);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Weight {
     pub(crate) chunks: Vec<Chunk>,

@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 pub use cases::cases;
 
 use crate::gpu::GpuCompute;
+use crate::pass::Pass;
 use runner::{Bench, Stop};
 
 /// What a case runs: it returns the worst error over its bound.
@@ -124,16 +125,24 @@ pub enum Layout {
 
 /// Runs one case. The backend's pool hands out poisoned buffers from then on.
 pub fn run_case(gpu: &GpuCompute, case: &Case, layout: Layout) -> Outcome {
-    execute(gpu, case, layout).0
+    run_case_by(gpu, case, layout, &Pass::submit)
 }
 
+/// [`run_case`] on passes that `submit` brings to the device: for those who record into an encoder of their own.
+pub fn run_case_by(gpu: &GpuCompute, case: &Case, layout: Layout, submit: Submit<'_>) -> Outcome {
+    execute(gpu, case, layout, submit).0
+}
+
+/// What brings a pass to the device.
+type Submit<'a> = &'a (dyn Fn(Pass) -> crate::Result<()> + Sync);
+
 /// The outcome, and the kernels that were dispatched for it.
-fn execute(gpu: &GpuCompute, case: &Case, layout: Layout) -> (Outcome, BTreeSet<&'static str>) {
+fn execute(gpu: &GpuCompute, case: &Case, layout: Layout, submit: Submit<'_>) -> (Outcome, BTreeSet<&'static str>) {
     if let Some(engine) = gpu.engine() {
         engine.pool.set_poison(true);
         engine.cache.set_wide(true);
     }
-    let mut bench = Bench::new(gpu, layout);
+    let mut bench = Bench::new(gpu, layout, submit);
     let outcome = match (case.run)(&mut bench) {
         Ok(_) if !gpu.is_gpu() && crate::cpu::SHARES_TWIN.contains(&case.op) => Outcome::Unverified,
         Ok(worst) if worst <= 1.0 => Outcome::Passed { worst },
@@ -228,7 +237,7 @@ pub fn run(gpu: &GpuCompute, op: Option<&str>, mut progress: impl FnMut(&Case, &
     let mut report = Report { backend, ops: Vec::new(), failures: Vec::new(), skips: Vec::new(), seconds: 0.0 };
     for case in cases().iter().filter(|case| op.is_none_or(|op| case.op == op)) {
         let before = Instant::now();
-        let (outcome, kernels) = execute(gpu, case, Layout::Padded);
+        let (outcome, kernels) = execute(gpu, case, Layout::Padded, &Pass::submit);
         progress(case, &outcome, before.elapsed());
         report.note(case, outcome, kernels);
     }

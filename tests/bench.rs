@@ -213,7 +213,7 @@ fn a_device_times_its_dispatches() {
         assert!(result.wait(std::time::Duration::from_secs(60)).unwrap().iter().all(|v| *v == 0.0));
         assert_eq!((gpu.stats().submits - before.submits, gpu.stats().dispatches - before.dispatches), (1, 2));
         assert!(times.seconds > 0.0);
-        let ops: Vec<&str> = times.dispatches.iter().map(|dispatch| dispatch.op).collect();
+        let ops: Vec<&str> = times.dispatches.iter().map(|dispatch| dispatch.op.as_ref()).collect();
         match clock {
             Clock::Whole => assert!(ops.is_empty()),
             Clock::Each => {

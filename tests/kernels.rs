@@ -1,5 +1,5 @@
-//! Every case of the table, on the adapter as it is, on the adapter with what it may lack switched off, and on the CPU
-//! backend. One trial per configuration and case: `cargo test --release --test kernels attention`.
+//! Every case of the table, on the adapter as it is, on a caller's device that was granted no more than WebGPU promises, and
+//! on the CPU backend. One trial per configuration and case: `cargo test --release --test kernels attention`.
 //!
 //! Without an adapter the trials that need one are not there, which is said aloud, and is an error under
 //! `GRISTMILL_REQUIRE_ADAPTER=1`. A software adapter counts.
@@ -12,17 +12,26 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gristmill::verify::{self, Case, Layout, Outcome};
-use gristmill::{ComputeBackend, GpuCompute, Options};
+use gristmill::{ComputeBackend, GpuCompute, Pass, wgpu};
 use libtest_mimic::{Arguments, Trial};
 
-/// A way to open a backend.
+/// Whose device a configuration is on.
+#[derive(Clone, Copy)]
+enum Device {
+    /// The engine's own, with all that the adapter has.
+    Own,
+    /// A caller's: no features, these limits, from an instance that offers nothing beyond WebGPU.
+    Guest(fn() -> wgpu::Limits),
+    Cpu,
+}
+
+/// A way to open a backend and to bring passes to it.
 struct Configuration {
     name: &'static str,
-    backend: ComputeBackend,
-    /// Immediates and subgroups where the adapter has them.
-    extras: bool,
+    device: Device,
     /// How operands lie.
     layout: Layout,
+    submit: fn(Pass) -> gristmill::Result<()>,
     /// Runs the large cases too.
     large: bool,
     opened: OnceLock<Result<GpuCompute, String>>,
@@ -32,24 +41,30 @@ struct Configuration {
 }
 
 impl Configuration {
-    const fn new(name: &'static str, backend: ComputeBackend, extras: bool, layout: Layout) -> Configuration {
+    const fn new(
+        name: &'static str,
+        device: Device,
+        layout: Layout,
+        submit: fn(Pass) -> gristmill::Result<()>,
+    ) -> Configuration {
         let (passed, skipped, unverified) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
-        let large = extras && matches!(layout, Layout::Padded);
-        Configuration { name, backend, extras, layout, large, opened: OnceLock::new(), passed, skipped, unverified }
+        // All of the table once with everything the adapter has, and once with nothing.
+        let large = matches!((layout, device), (Layout::Padded, Device::Own | Device::Guest(_)));
+        Configuration { name, device, layout, submit, large, opened: OnceLock::new(), passed, skipped, unverified }
     }
 
     /// One device for all trials.
     fn gpu(&self) -> Result<&GpuCompute, String> {
-        let open = || {
-            let mut options = Options::new(self.backend);
-            (options.immediates, options.subgroups) = (self.extras, self.extras);
-            GpuCompute::open(&options).map_err(|error| error.to_string())
+        let open = || match self.device {
+            Device::Own => GpuCompute::new(ComputeBackend::Gpu).map_err(|error| error.to_string()),
+            Device::Guest(limits) => guest(limits()),
+            Device::Cpu => GpuCompute::new(ComputeBackend::Cpu).map_err(|error| error.to_string()),
         };
         self.opened.get_or_init(open).as_ref().map_err(Clone::clone)
     }
 
     fn run(&self, case: &Case) -> Result<(), String> {
-        match verify::run_case(self.gpu()?, case, self.layout) {
+        match verify::run_case_by(self.gpu()?, case, self.layout, &self.submit) {
             Outcome::Passed { .. } => self.passed.fetch_add(1, Ordering::Relaxed),
             Outcome::Skipped { reason } => {
                 eprintln!("skipped: {} {}: {reason}", self.name, case.name);
@@ -63,12 +78,51 @@ impl Configuration {
     }
 }
 
-static CONFIGURATIONS: [Configuration; 4] = [
-    Configuration::new("adapter", ComputeBackend::Gpu, true, Layout::Padded),
-    Configuration::new("plain", ComputeBackend::Gpu, false, Layout::Padded),
+/// An engine on a device of ours that plays a caller's.
+fn guest(limits: wgpu::Limits) -> Result<GpuCompute, String> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    descriptor.flags |= wgpu::InstanceFlags::STRICT_WEBGPU_COMPLIANCE;
+    let instance = wgpu::Instance::new(descriptor);
+    let adapter = wgpu::util::initialize_adapter_from_env_or_default(&instance, None);
+    let adapter = pollster::block_on(adapter).map_err(|error| error.to_string())?;
+    let descriptor = wgpu::DeviceDescriptor { required_limits: limits.clone(), ..Default::default() };
+    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|error| error.to_string())?;
+    // A device that has more than was asked for would hide what is missing.
+    assert!(device.features().is_empty() && device.limits().check_limits(&limits), "{:?}", device.limits());
+    GpuCompute::from_existing(device, queue).map_err(|error| error.to_string())
+}
+
+/// Records into an encoder and submits it, as a caller does. The engine submits nothing.
+fn record(pass: Pass) -> gristmill::Result<()> {
+    by_caller(pass, |pass, encoder| pass.record(encoder))
+}
+
+/// The same, in a compute pass of the caller's.
+fn record_in(pass: Pass) -> gristmill::Result<()> {
+    by_caller(pass, |pass, encoder| pass.record_in(&mut encoder.begin_compute_pass(&Default::default())))
+}
+
+fn by_caller(
+    pass: Pass,
+    record: impl FnOnce(Pass, &mut wgpu::CommandEncoder) -> gristmill::Result<gristmill::Recording>,
+) -> gristmill::Result<()> {
+    let gpu = pass.gpu().clone();
+    let (Some(device), Some(queue)) = (gpu.device(), gpu.queue()) else { return Ok(()) };
+    let mut encoder = device.create_command_encoder(&Default::default());
+    let recording = record(pass, &mut encoder)?;
+    queue.submit([encoder.finish()]);
+    recording.submitted();
+    Ok(())
+}
+
+static CONFIGURATIONS: [Configuration; 6] = [
+    Configuration::new("adapter", Device::Own, Layout::Padded, Pass::submit),
     // A caller's buffers; f16 matrices stay as they are stored.
-    Configuration::new("dense", ComputeBackend::Gpu, true, Layout::Dense),
-    Configuration::new("cpu", ComputeBackend::Cpu, false, Layout::Padded),
+    Configuration::new("dense", Device::Own, Layout::Dense, Pass::submit),
+    Configuration::new("guest", Device::Guest(wgpu::Limits::defaults), Layout::Padded, Pass::submit),
+    Configuration::new("recorded", Device::Guest(wgpu::Limits::defaults), Layout::Dense, record),
+    Configuration::new("downlevel", Device::Guest(wgpu::Limits::downlevel_defaults), Layout::Mixed, record_in),
+    Configuration::new("cpu", Device::Cpu, Layout::Padded, Pass::submit),
 ];
 
 fn main() -> ExitCode {
@@ -89,7 +143,7 @@ fn main() -> ExitCode {
     }
     let mut trials = vec![Trial::test("the table is as large as it should be", table_is_large)];
     for configuration in &CONFIGURATIONS {
-        if configuration.backend == ComputeBackend::Gpu && adapter.is_none() {
+        if !matches!(configuration.device, Device::Cpu) && adapter.is_none() {
             continue;
         }
         for case in verify::cases().into_iter().filter(|case| configuration.large || !case.large) {

@@ -179,8 +179,8 @@ fn replay(
     picked: &Tensor,
     timings: &mut Option<Vec<AsyncGpuResult<PassTimes>>>,
 ) -> Result<AsyncGpuResult<Vec<u32>>> {
-    let Some(timings) = timings else { return plan.submit(picked) };
-    let (result, times) = plan.submit_timed(picked)?;
+    let Some(timings) = timings else { return plan.replay(picked) };
+    let (result, times) = plan.replay_timed(picked)?;
     timings.push(times);
     Ok(result)
 }

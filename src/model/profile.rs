@@ -9,6 +9,7 @@ use crate::model::batch::Batch;
 use crate::model::generation::Request;
 use crate::model::{Config, GpuModel};
 use crate::ops::Sampler;
+use std::borrow::Cow;
 
 /// Tokens before the clock starts.
 const WARM_UP: usize = 3;
@@ -37,9 +38,9 @@ const GREEDY: Sampler = Sampler { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 
 #[derive(Debug, Clone, PartialEq)]
 pub struct OpTime {
     /// The op.
-    pub op: &'static str,
+    pub op: Cow<'static, str>,
     /// The kernel.
-    pub kernel: &'static str,
+    pub kernel: Cow<'static, str>,
     /// How many a token has.
     pub dispatches: usize,
     /// Seconds on the device.
@@ -96,7 +97,8 @@ impl GpuModel {
     pub fn profile(&self, depth: usize, tokens: usize) -> Result<Profile> {
         let (tokens, depth) = (tokens.max(1), depth.max(1));
         if self.gpu().clock() < Some(Clock::Each) {
-            return Err(Error::Limit { limit: "timestamps within a pass", wanted: 1, granted: 0 });
+            let (op, limit) = ("a profile".to_owned(), "timestamps within a pass");
+            return Err(Error::Limit { op, limit, wanted: 1, granted: 0 });
         }
         let (needed, limit) = (depth.saturating_add(tokens).saturating_add(WARM_UP), self.config().n_positions);
         if needed > limit {
@@ -145,13 +147,19 @@ fn write(batch: &mut Batch, last: u32, tokens: usize) -> Result<f64> {
 
 /// Adds the dispatches of a token at `position`.
 fn add(rows: &mut Vec<OpTime>, times: &PassTimes, config: &Config, position: usize) {
-    for &DispatchTime { op, kernel, seconds, work } in &times.dispatches {
+    for DispatchTime { op, kernel, seconds, work } in &times.dispatches {
         // How far attention looks is known on the device alone, and here.
-        let work = if op == "attention" { attention(config, position) } else { work };
-        let row = match rows.iter_mut().position(|row| row.kernel == kernel) {
+        let work = if op == "attention" { attention(config, position) } else { *work };
+        let row = match rows.iter_mut().position(|row| row.kernel == *kernel) {
             Some(known) => rows.get_mut(known),
             None => {
-                rows.push(OpTime { op, kernel, dispatches: 0, seconds: 0.0, work: Work::default() });
+                rows.push(OpTime {
+                    op: op.clone(),
+                    kernel: kernel.clone(),
+                    dispatches: 0,
+                    seconds: 0.0,
+                    work: Work::default(),
+                });
                 rows.last_mut()
             }
         };

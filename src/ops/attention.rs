@@ -63,5 +63,6 @@ pub fn attention(
     };
     let modes = k::attention::Modes { d: count(OP, head_dim)?, causal: causal.into() };
     let args = k::attention::Args { rows, qkv, keys, values, out };
-    pass.run(&args, params, (k::attention::Knobs::default(), modes), [m as u64, heads as u64, 1])
+    let knobs = k::attention::Knobs::default();
+    pass.run(&args, params, (knobs, modes), k::attention::grid(&params, &knobs))
 }

@@ -4,7 +4,7 @@ use super::{count, ensure};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::kernel::kernels as k;
-use crate::pass::{Pass, grid};
+use crate::pass::Pass;
 use crate::reference::Cast;
 use crate::tensor::{DType, Tensor};
 
@@ -36,6 +36,6 @@ pub fn cast(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
     };
     let knobs = k::cast_bits::Knobs::default();
     let modes = k::cast_bits::Modes { kind: kind as u32 };
-    let groups = grid(out.words().div_ceil(knobs.wg as usize));
+    let groups = k::cast_bits::grid(&params, &knobs, out.words() as u64);
     pass.run(&k::cast_bits::Args { x, out }, params, (knobs, modes), groups)
 }

@@ -4,7 +4,7 @@ use super::{aligned, count, ensure, ensure_f32, in_place};
 use crate::cpu;
 use crate::error::Result;
 use crate::kernel::kernels as k;
-use crate::pass::{Pass, grid};
+use crate::pass::Pass;
 use crate::reference::Gelu;
 use crate::tensor::Tensor;
 
@@ -14,14 +14,14 @@ use crate::tensor::Tensor;
 /// [`Error::Shape`](crate::Error::Shape) unless x is f32.
 pub fn gelu(pass: &mut Pass, x: &mut Tensor, form: Gelu) -> Result<()> {
     let modes = k::gelu::Modes { form: (form == Gelu::Exact).into() };
-    let wg = k::gelu::Knobs::default().wg;
     one(
         pass,
-        ("gelu", wg),
+        "gelu",
         x,
         |x| cpu::gelu(x, form),
-        |pass, x, quads, groups| {
-            pass.run(&k::gelu::Args { x }, k::gelu::Params { quads }, (Default::default(), modes), groups)
+        |pass, x, quads| {
+            let (params, knobs) = (k::gelu::Params { quads }, k::gelu::Knobs::default());
+            pass.run(&k::gelu::Args { x }, params, (knobs, modes), k::gelu::grid(&params, &knobs))
         },
     )
 }
@@ -31,9 +31,9 @@ pub fn gelu(pass: &mut Pass, x: &mut Tensor, form: Gelu) -> Result<()> {
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) unless x is f32.
 pub fn relu(pass: &mut Pass, x: &mut Tensor) -> Result<()> {
-    let wg = k::relu::Knobs::default().wg;
-    one(pass, ("relu", wg), x, cpu::relu, |pass, x, quads, groups| {
-        pass.run(&k::relu::Args { x }, k::relu::Params { quads }, Default::default(), groups)
+    one(pass, "relu", x, cpu::relu, |pass, x, quads| {
+        let (params, knobs) = (k::relu::Params { quads }, k::relu::Knobs::default());
+        pass.run(&k::relu::Args { x }, params, (knobs, Default::default()), k::relu::grid(&params, &knobs))
     })
 }
 
@@ -43,10 +43,10 @@ pub fn relu(pass: &mut Pass, x: &mut Tensor) -> Result<()> {
 /// [`Error::Shape`](crate::Error::Shape) unless x is f32.
 pub fn sigmoid(pass: &mut Pass, x: &mut Tensor) -> Result<()> {
     const OP: &str = "sigmoid";
-    let wg = k::sigmoid::Knobs::default().wg;
-    one(pass, (OP, wg), x, cpu::sigmoid, |pass, x, quads, groups| {
+    one(pass, OP, x, cpu::sigmoid, |pass, x, quads| {
         let params = k::sigmoid::Params { quads, n: count(OP, x.columns())?, pitch: count(OP, x.pitch() / 4)? };
-        pass.run(&k::sigmoid::Args { x }, params, Default::default(), groups)
+        let knobs = k::sigmoid::Knobs::default();
+        pass.run(&k::sigmoid::Args { x }, params, (knobs, Default::default()), k::sigmoid::grid(&params, &knobs))
     })
 }
 
@@ -55,9 +55,9 @@ pub fn sigmoid(pass: &mut Pass, x: &mut Tensor) -> Result<()> {
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) unless x is f32.
 pub fn silu(pass: &mut Pass, x: &mut Tensor) -> Result<()> {
-    let wg = k::silu::Knobs::default().wg;
-    one(pass, ("silu", wg), x, cpu::silu, |pass, x, quads, groups| {
-        pass.run(&k::silu::Args { x }, k::silu::Params { quads }, Default::default(), groups)
+    one(pass, "silu", x, cpu::silu, |pass, x, quads| {
+        let (params, knobs) = (k::silu::Params { quads }, k::silu::Knobs::default());
+        pass.run(&k::silu::Args { x }, params, (knobs, Default::default()), k::silu::grid(&params, &knobs))
     })
 }
 
@@ -66,9 +66,9 @@ pub fn silu(pass: &mut Pass, x: &mut Tensor) -> Result<()> {
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) unless x is f32.
 pub fn tanh(pass: &mut Pass, x: &mut Tensor) -> Result<()> {
-    let wg = k::tanh::Knobs::default().wg;
-    one(pass, ("tanh", wg), x, cpu::tanh, |pass, x, quads, groups| {
-        pass.run(&k::tanh::Args { x }, k::tanh::Params { quads }, Default::default(), groups)
+    one(pass, "tanh", x, cpu::tanh, |pass, x, quads| {
+        let (params, knobs) = (k::tanh::Params { quads }, k::tanh::Knobs::default());
+        pass.run(&k::tanh::Args { x }, params, (knobs, Default::default()), k::tanh::grid(&params, &knobs))
     })
 }
 
@@ -78,12 +78,12 @@ pub fn tanh(pass: &mut Pass, x: &mut Tensor) -> Result<()> {
 /// [`Error::Shape`](crate::Error::Shape) unless x is f32.
 pub fn scale(pass: &mut Pass, x: &mut Tensor, factor: f32) -> Result<()> {
     const OP: &str = "scale";
-    let wg = k::scale::Knobs::default().wg;
     let on_host = |x: &Tensor| cpu::scale(x, factor);
-    one(pass, (OP, wg), x, on_host, |pass, x, quads, groups| {
+    one(pass, OP, x, on_host, |pass, x, quads| {
         let (n, pitch) = (count(OP, x.columns())?, count(OP, x.pitch() / 4)?);
         let params = k::scale::Params { quads, n, pitch, factor };
-        pass.run(&k::scale::Args { x }, params, Default::default(), groups)
+        let knobs = k::scale::Knobs::default();
+        pass.run(&k::scale::Args { x }, params, (knobs, Default::default()), k::scale::grid(&params, &knobs))
     })
 }
 
@@ -94,11 +94,11 @@ pub fn scale(pass: &mut Pass, x: &mut Tensor, factor: f32) -> Result<()> {
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) unless x is f32.
 pub fn probe(pass: &mut Pass, x: &mut Tensor, factor: f32, times: u32) -> Result<()> {
-    let wg = k::probe::Knobs::default().wg;
     let on_host = |x: &Tensor| cpu::probe(x, factor, times);
-    one(pass, ("probe", wg), x, on_host, |pass, x, quads, groups| {
+    one(pass, "probe", x, on_host, |pass, x, quads| {
         pass.cost(8.0 * f64::from(quads) * f64::from(times));
-        pass.run(&k::probe::Args { x }, k::probe::Params { quads, times, factor }, Default::default(), groups)
+        let (params, knobs) = (k::probe::Params { quads, times, factor }, k::probe::Knobs::default());
+        pass.run(&k::probe::Args { x }, params, (knobs, Default::default()), k::probe::grid(&params, &knobs))
     })
 }
 
@@ -107,9 +107,9 @@ pub fn probe(pass: &mut Pass, x: &mut Tensor, factor: f32, times: u32) -> Result
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) unless both have one shape; [`Error::Alias`](crate::Error::Alias).
 pub fn add(pass: &mut Pass, x: &mut Tensor, y: &Tensor) -> Result<()> {
-    let wg = k::add::Knobs::default().wg;
-    two(pass, ("add", "+=", wg), x, y, cpu::add, |pass, x, y, quads, groups| {
-        pass.run(&k::add::Args { y, x }, k::add::Params { quads }, Default::default(), groups)
+    two(pass, ("add", "+="), x, y, cpu::add, |pass, x, y, quads| {
+        let (params, knobs) = (k::add::Params { quads }, k::add::Knobs::default());
+        pass.run(&k::add::Args { y, x }, params, (knobs, Default::default()), k::add::grid(&params, &knobs))
     })
 }
 
@@ -118,9 +118,9 @@ pub fn add(pass: &mut Pass, x: &mut Tensor, y: &Tensor) -> Result<()> {
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) unless both have one shape; [`Error::Alias`](crate::Error::Alias).
 pub fn mul(pass: &mut Pass, x: &mut Tensor, y: &Tensor) -> Result<()> {
-    let wg = k::mul::Knobs::default().wg;
-    two(pass, ("mul", "*=", wg), x, y, cpu::mul, |pass, x, y, quads, groups| {
-        pass.run(&k::mul::Args { y, x }, k::mul::Params { quads }, Default::default(), groups)
+    two(pass, ("mul", "*="), x, y, cpu::mul, |pass, x, y, quads| {
+        let (params, knobs) = (k::mul::Params { quads }, k::mul::Knobs::default());
+        pass.run(&k::mul::Args { y, x }, params, (knobs, Default::default()), k::mul::grid(&params, &knobs))
     })
 }
 
@@ -140,25 +140,25 @@ pub fn swiglu(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
     }
     let (x_pitch, out_pitch) = (count(OP, x.pitch())?, count(OP, out.pitch())?);
     let params = k::swiglu::Params { m: count(OP, m)?, n: count(OP, n)?, x_pitch, out_pitch };
-    let groups = grid((m * out.pitch()).div_ceil(k::swiglu::Knobs::default().wg as usize));
-    pass.run(&k::swiglu::Args { x, out }, params, Default::default(), groups)
+    let knobs = k::swiglu::Knobs::default();
+    pass.run(&k::swiglu::Args { x, out }, params, (knobs, Default::default()), k::swiglu::grid(&params, &knobs))
 }
 
-/// An op on the quads of x: on the host, or `run` with how many quads and workgroups of `wg` there are.
+/// An op on the quads of x: on the host, or `run` with how many quads there are, padding included.
 fn one(
     pass: &mut Pass,
-    (op, wg): (&'static str, u32),
+    op: &'static str,
     x: &mut Tensor,
     on_host: impl FnOnce(&Tensor) -> Result<()>,
-    run: impl FnOnce(&mut Pass, &mut Tensor, u32, [u64; 3]) -> Result<()>,
+    run: impl FnOnce(&mut Pass, &mut Tensor, u32) -> Result<()>,
 ) -> Result<()> {
     ensure_f32(op, &[x])?;
     if pass.is_cpu() {
         return on_host(x);
     }
     let run = |pass: &mut Pass, x: &mut Tensor| {
-        let (quads, groups) = quads(op, x, wg)?;
-        run(pass, x, quads, groups)
+        let quads = count(op, x.rows() * x.pitch() / 4)?;
+        run(pass, x, quads)
     };
     if x.is_aligned() { run(pass, x) } else { in_place(pass, x, run) }
 }
@@ -166,24 +166,18 @@ fn one(
 /// [`one`] with another operand y of the shape of x.
 fn two(
     pass: &mut Pass,
-    (op, sign, wg): (&'static str, &'static str, u32),
+    (op, sign): (&'static str, &'static str),
     x: &mut Tensor,
     y: &Tensor,
     on_host: impl FnOnce(&Tensor, &Tensor) -> Result<()>,
-    run: impl FnOnce(&mut Pass, &mut Tensor, &Tensor, u32, [u64; 3]) -> Result<()>,
+    run: impl FnOnce(&mut Pass, &mut Tensor, &Tensor, u32) -> Result<()>,
 ) -> Result<()> {
     ensure(op, x.shape() == y.shape(), || format!("{:?} {sign} {:?}", x.shape(), y.shape()))?;
     ensure_f32(op, &[x, y])?;
     pass.check_apart(op, &[("y", y)], ("x", x))?;
     if !pass.is_cpu() && !y.is_aligned() {
         let y = aligned(pass, y)?;
-        return two(pass, (op, sign, wg), x, &y, on_host, run);
+        return two(pass, (op, sign), x, &y, on_host, run);
     }
-    one(pass, (op, wg), x, |x| on_host(x, y), |pass, x, quads, groups| run(pass, x, y, quads, groups))
-}
-
-/// Quads of a tensor, padding included, and the grid of workgroups of `wg` for them.
-fn quads(op: &'static str, x: &Tensor, wg: u32) -> Result<(u32, [u64; 3])> {
-    let quads = x.rows() * x.pitch() / 4;
-    Ok((count(op, quads)?, grid(quads.div_ceil(wg as usize))))
+    one(pass, op, x, |x| on_host(x, y), |pass, x, quads| run(pass, x, y, quads))
 }

@@ -4,7 +4,7 @@ use super::{contiguous, count, ensure};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::kernel::kernels as k;
-use crate::pass::{Pass, grid};
+use crate::pass::Pass;
 use crate::tensor::Tensor;
 
 /// out\[m,n\] = x\[m,n\], where the rows of the two may start at other distances; 32-bit elements of any kind. What a view
@@ -36,7 +36,6 @@ pub fn transpose(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
     if pass.is_cpu() {
         return cpu::transpose(x, (m, n), out);
     }
-    let tile = k::transpose::Knobs::default().tile as usize;
     let params = k::transpose::Params {
         batches: count(OP, batches)?,
         m: count(OP, m)?,
@@ -44,6 +43,6 @@ pub fn transpose(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
         x_pitch: count(OP, x.pitch())?,
         out_pitch: count(OP, out.pitch())?,
     };
-    let groups = grid(batches * m.div_ceil(tile) * n.div_ceil(tile));
-    pass.run(&k::transpose::Args { x, out }, params, Default::default(), groups)
+    let knobs = k::transpose::Knobs::default();
+    pass.run(&k::transpose::Args { x, out }, params, (knobs, Default::default()), k::transpose::grid(&params, &knobs))
 }

@@ -6,7 +6,7 @@ use super::{count, ensure};
 use crate::cpu;
 use crate::error::Result;
 use crate::kernel::kernels as k;
-use crate::pass::{Pass, grid};
+use crate::pass::Pass;
 use crate::tensor::{DType, Tensor};
 
 /// Matrices `[outer, inner, rows, columns]` within a tensor: a first element, and how far it is from one outer batch, inner
@@ -174,8 +174,8 @@ pub fn contiguous<'a>(pass: &mut Pass, x: impl Into<Matrices<'a>>, out: &mut Ten
         x_pitch: count(OP, x_pitch)?,
         out_pitch: count(OP, out.pitch())?,
     };
-    let groups = grid((rows * out.pitch()).div_ceil(k::repitch::Knobs::default().wg as usize));
-    pass.run(&k::repitch::Args { x: x.tensor, out }, params, Default::default(), groups)
+    let (args, knobs) = (k::repitch::Args { x: x.tensor, out }, k::repitch::Knobs::default());
+    pass.run(&args, params, (knobs, Default::default()), k::repitch::grid(&params, &knobs))
 }
 
 /// A copy of a view in scratch memory, rows at multiples of 16 bytes.

@@ -4,7 +4,7 @@ use super::{count, ensure, ensure_f32};
 use crate::cpu;
 use crate::error::Result;
 use crate::kernel::kernels as k;
-use crate::pass::{Pass, grid};
+use crate::pass::Pass;
 use crate::tensor::Tensor;
 
 /// out\[m,n\] = layer norm of rows `first_row..first_row + m` of x, times weight\[n\], plus bias\[n\].
@@ -43,8 +43,8 @@ pub fn layer_norm(
         row0: count(OP, first_row)?,
         eps,
     };
-    let args = k::layer_norm::Args { x, weight, bias, out };
-    pass.run(&args, params, Default::default(), grid(m))
+    let (args, knobs) = (k::layer_norm::Args { x, weight, bias, out }, k::layer_norm::Knobs::default());
+    pass.run(&args, params, (knobs, Default::default()), k::layer_norm::grid(&params, &knobs))
 }
 
 /// x\[m,n\] += y\[m,n\], rounded once, and out\[m,n\] = layer norm of what x then is, times weight\[n\], plus bias\[n\]:
@@ -86,8 +86,8 @@ pub fn add_layer_norm(
         out_pitch: count(OP, out.pitch())?,
         eps,
     };
-    let args = k::add_layer_norm::Args { y, weight, bias, x, out };
-    pass.run(&args, params, Default::default(), grid(m))
+    let (args, knobs) = (k::add_layer_norm::Args { y, weight, bias, x, out }, k::add_layer_norm::Knobs::default());
+    pass.run(&args, params, (knobs, Default::default()), k::add_layer_norm::grid(&params, &knobs))
 }
 
 /// out\[m,n\] = rows `first_row..first_row + m` of x\[_,n\], each over the square root of the mean of its squares plus `eps`,
@@ -125,7 +125,8 @@ pub fn rms_norm(
         row0: count(OP, first_row)?,
         eps,
     };
-    pass.run(&k::rms_norm::Args { x, weight, out }, params, Default::default(), grid(m))
+    let (args, knobs) = (k::rms_norm::Args { x, weight, out }, k::rms_norm::Knobs::default());
+    pass.run(&args, params, (knobs, Default::default()), k::rms_norm::grid(&params, &knobs))
 }
 
 /// Softmax of every row of x\[.., n\], in place: exp(x - max) over its sum. The difference between the largest and the
@@ -162,5 +163,6 @@ fn softmax_kernel(pass: &mut Pass, op: &'static str, x: &mut Tensor, modes: k::s
         return Ok(());
     }
     let params = k::softmax::Params { m: count(op, m)?, n: count(op, n)?, pitch: count(op, pitch)? };
-    pass.run(&k::softmax::Args { x }, params, (Default::default(), modes), grid(m))
+    let knobs = k::softmax::Knobs::default();
+    pass.run(&k::softmax::Args { x }, params, (knobs, modes), k::softmax::grid(&params, &knobs))
 }

@@ -6,8 +6,9 @@ use super::matrices::{Matrices, aligned_copy, has_shape};
 use super::{aligned, count, ensure, ensure_f32, flops, row_quads, through};
 use crate::cpu;
 use crate::error::Result;
+use crate::kernel::MAX_GROUPS;
 use crate::kernel::kernels as k;
-use crate::pass::{MAX_GROUPS, Pass, grid};
+use crate::pass::Pass;
 use crate::reference::{Activation, Gelu};
 use crate::tensor::{Chunk, DType, Tensor, Weight, device_bytes};
 
@@ -101,7 +102,6 @@ pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'
     }
     let knobs = k::matmul::Knobs::default();
     let n_quads = out.pitch() / 4;
-    let groups = [(4 * n_quads).div_ceil(knobs.bn as usize) as u64, m.div_ceil(knobs.bm as usize) as u64, 1];
     for part in parts(depth) {
         let params = k::matmul::Params {
             m: count(OP, m)?,
@@ -117,7 +117,7 @@ pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'
         pass.cost(flops(m, part.len(), n));
         pass.moves(bytes(&[a, b], bias, out.bytes()));
         let args = k::matmul::Args { x: a, w: b, bias: bias.unwrap_or(a), out };
-        pass.run(&args, params, (knobs, modes), groups)?;
+        pass.run(&args, params, (knobs, modes), k::matmul::grid(&params, &knobs))?;
     }
     Ok(())
 }
@@ -209,9 +209,6 @@ fn transpose_b(
     let quads = |elements: usize| count(OP, elements / 4);
     let ([x_outer, x_inner, x_pitch], [w_outer_stride, w_inner_stride, w_pitch]) = (x.strides(), w.strides());
     let knobs = k::matmul_transpose_b::Knobs::default();
-    // The kernel's own sum: the last columns and the zeros after them.
-    let columns = n.next_multiple_of(4).min(out.pitch() - column);
-    let groups = [columns.div_ceil(knobs.bn as usize) as u64, m.div_ceil(knobs.bm as usize) as u64, batches as u64];
     for part in parts(depth) {
         let params = k::matmul_transpose_b::Params {
             m: count(OP, m)?,
@@ -238,7 +235,7 @@ fn transpose_b(
         pass.cost(flops(batches * m, part.len(), n));
         pass.moves(bytes(&[x.tensor(), w.tensor()], bias, out.bytes()));
         let args = k::matmul_transpose_b::Args { x: x.tensor(), w: w.tensor(), bias: bias.unwrap_or(x.tensor()), out };
-        pass.run(&args, params, (knobs, modes), groups)?;
+        pass.run(&args, params, (knobs, modes), k::matmul_transpose_b::grid(&params, &knobs, batches as u64))?;
     }
     Ok(())
 }
@@ -340,18 +337,18 @@ pub fn matvec_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'
         pass.cost(flops(m, w.columns(), w.rows()));
         pass.moves(bytes(&[x, w], bias, (4 * m * columns) as u64));
         if subgroups {
-            use k::matvec_subgroup::{Args, Knobs, Modes, Params};
+            use k::matvec_subgroup::{Args, Knobs, Modes, Params, grid};
             // A software adapter's subgroup is one SIMD register, and its barriers are dear.
             let knobs = if software { Knobs { wg: 8, ..Knobs::default() } } else { Knobs::default() };
             let modes = Modes { m: m as u32, bias: bias.is_some().into(), activation: mode(activation) };
-            let groups = grid(columns.div_ceil(knobs.rows as usize));
             let params: Params = bytemuck::cast(params);
+            let groups = grid(&params, &knobs);
             pass.run(&Args { x, w, bias: bias_or_any, out }, params, (knobs, modes), groups)?;
         } else {
-            use k::matvec::{Args, Knobs, Modes};
+            use k::matvec::{Args, Knobs, Modes, grid};
             let knobs = Knobs::default();
             let modes = Modes { m: m as u32, bias: bias.is_some().into(), activation: mode(activation) };
-            let groups = grid(columns.div_ceil(knobs.rows as usize));
+            let groups = grid(&params, &knobs);
             pass.run(&Args { x, w, bias: bias_or_any, out }, params, (knobs, modes), groups)?;
         }
     }

@@ -4,7 +4,7 @@ use super::{aligned, count, ensure, ensure_f32};
 use crate::cpu;
 use crate::error::Result;
 use crate::kernel::kernels as k;
-use crate::pass::{Pass, grid};
+use crate::pass::Pass;
 use crate::reference::Reduction;
 use crate::tensor::Tensor;
 
@@ -66,7 +66,8 @@ fn parts_of_rows(
         factor,
     };
     let modes = k::reduce::Modes { op: (how == Reduction::Max).into() };
-    pass.run(&k::reduce::Args { x, out }, params, (Default::default(), modes), grid(groups))
+    let knobs = k::reduce::Knobs::default();
+    pass.run(&k::reduce::Args { x, out }, params, (knobs, modes), k::reduce::grid(&params, &knobs))
 }
 
 /// out\[1\] = the sum of x y over all elements of two tensors of one shape; 0 where there are none.
@@ -111,5 +112,6 @@ fn parts_of_dot(pass: &mut Pass, x: &Tensor, y: &Tensor, quads: usize, parts: us
         length: (PART / 4) as u32,
         out_pitch: count(OP, out.pitch())?,
     };
-    pass.run(&k::dot::Args { x, y, out }, params, Default::default(), grid(parts))
+    let knobs = k::dot::Knobs::default();
+    pass.run(&k::dot::Args { x, y, out }, params, (knobs, Default::default()), k::dot::grid(&params, &knobs))
 }

@@ -4,7 +4,7 @@ use super::{aligned, count, ensure, ensure_f32, repitch, row_quads, through};
 use crate::cpu;
 use crate::error::Result;
 use crate::kernel::kernels as k;
-use crate::pass::{Pass, grid};
+use crate::pass::Pass;
 use crate::reference::{Pairing, Rope};
 use crate::tensor::{DType, Tensor, Weight};
 
@@ -48,7 +48,8 @@ pub fn embed(pass: &mut Pass, rows: &Tensor, w: &Weight, positions: &Tensor, out
         // A row of each table is read for each that is written.
         pass.moves(3.0 * out.bytes() as f64);
         let args = k::embed::Args { rows, w: &chunk.tensor, positions, out };
-        pass.run(&args, params, Default::default(), grid(m))?;
+        let knobs = k::embed::Knobs::default();
+        pass.run(&args, params, (knobs, Default::default()), k::embed::grid(&params, &knobs))?;
     }
     Ok(())
 }
@@ -86,7 +87,8 @@ pub fn gather(pass: &mut Pass, ids: &Tensor, w: &Weight, out: &mut Tensor) -> Re
             rows: count(OP, w.rows())?,
         };
         pass.moves(2.0 * out.bytes() as f64);
-        pass.run(&k::gather::Args { ids, w: &chunk.tensor, out }, params, Default::default(), grid(m))?;
+        let (args, knobs) = (k::gather::Args { ids, w: &chunk.tensor, out }, k::gather::Knobs::default());
+        pass.run(&args, params, (knobs, Default::default()), k::gather::grid(&params, &knobs))?;
     }
     Ok(())
 }
@@ -143,7 +145,7 @@ pub fn rope(pass: &mut Pass, rows: &Tensor, table: &Tensor, x: &mut Tensor, shap
         table_pitch: count(OP, table.pitch() / 2)?,
     };
     let knobs = k::rope::Knobs::default();
-    let groups = grid(pairs.div_ceil(knobs.wg as usize));
+    let groups = k::rope::grid(&params, &knobs);
     let modes = k::rope::Modes { halves: (pairing == Pairing::Halves).into() };
     pass.moves(3.0 * x.bytes() as f64);
     pass.run(&k::rope::Args { rows, table, x }, params, (knobs, modes), groups)
@@ -165,7 +167,8 @@ pub fn argmax(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
     }
     let (x_pitch, out_pitch) = (count(OP, x.pitch())?, count(OP, out.pitch())?);
     let params = k::argmax::Params { m: count(OP, m)?, n: count(OP, n)?, x_pitch, out_pitch };
-    pass.run(&k::argmax::Args { x, out }, params, Default::default(), grid(m))
+    let knobs = k::argmax::Knobs::default();
+    pass.run(&k::argmax::Args { x, out }, params, (knobs, Default::default()), k::argmax::grid(&params, &knobs))
 }
 
 /// The next step's rows: the token that [`argmax`] picked, one position on.
@@ -181,9 +184,10 @@ pub fn advance(pass: &mut Pass, picked: &Tensor, rows: &mut Tensor) -> Result<()
     if pass.is_cpu() {
         return cpu::advance(picked, rows);
     }
-    let wg = k::advance::Knobs::default().wg as usize;
+    let knobs = k::advance::Knobs::default();
     let params = k::advance::Params { m: count(OP, m)?, picked_pitch: count(OP, picked.pitch())? };
-    pass.run(&k::advance::Args { picked, rows }, params, Default::default(), grid(m.div_ceil(wg)))
+    let groups = k::advance::grid(&params, &knobs);
+    pass.run(&k::advance::Args { picked, rows }, params, (knobs, Default::default()), groups)
 }
 
 #[cfg(test)]

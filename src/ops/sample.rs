@@ -4,7 +4,7 @@ use super::{argmax, count, ensure, ensure_f32};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::kernel::kernels as k;
-use crate::pass::{Pass, grid};
+use crate::pass::Pass;
 use crate::reference::Sampler;
 use crate::tensor::{DType, Tensor};
 
@@ -79,5 +79,6 @@ pub fn sample(pass: &mut Pass, x: &Tensor, rows: &Tensor, sampler: &Sampler, out
     };
     let modes = k::sample::Modes { top_k: u32::from(top_k > 0) };
     let args = k::sample::Args { rows, x, out };
-    pass.run(&args, params, (k::sample::Knobs::default(), modes), grid(m))
+    let knobs = k::sample::Knobs::default();
+    pass.run(&args, params, (knobs, modes), k::sample::grid(&params, &knobs))
 }

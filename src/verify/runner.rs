@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use super::Layout;
 use super::inputs::Inputs;
+use super::{Layout, Submit};
 use crate::error::Error;
 use crate::gpu::GpuCompute;
 use crate::kernel::Format;
@@ -35,7 +35,7 @@ pub(crate) enum Stop {
 impl From<Error> for Stop {
     fn from(error: Error) -> Stop {
         match error {
-            Error::TooLarge { .. } => Stop::Skipped(error.to_string()),
+            Error::TooLarge { .. } | Error::Limit { .. } => Stop::Skipped(error.to_string()),
             _ => Stop::Failed(error.to_string()),
         }
     }
@@ -45,6 +45,7 @@ impl From<Error> for Stop {
 pub(crate) struct Bench<'a> {
     gpu: &'a GpuCompute,
     layout: Layout,
+    submit: Submit<'a>,
     kernels: BTreeSet<&'static str>,
 }
 
@@ -56,13 +57,13 @@ pub(crate) struct Guarded {
 }
 
 impl<'a> Bench<'a> {
-    pub(crate) fn new(gpu: &'a GpuCompute, layout: Layout) -> Bench<'a> {
-        Bench { gpu, layout, kernels: BTreeSet::new() }
+    pub(crate) fn new(gpu: &'a GpuCompute, layout: Layout, submit: Submit<'a>) -> Bench<'a> {
+        Bench { gpu, layout, submit, kernels: BTreeSet::new() }
     }
 
     /// The same place with the other layout of operands.
     pub(crate) fn with_layout(&self, layout: Layout) -> Bench<'a> {
-        Bench::new(self.gpu, layout)
+        Bench::new(self.gpu, layout, self.submit)
     }
 
     /// The same place for an operand that lies one way or the other: where all lie alike, one pitch may pass for another.
@@ -159,7 +160,7 @@ impl<'a> Bench<'a> {
         let mut pass = self.gpu.pass();
         record(&mut pass)?;
         self.kernels.extend(pass.kernels());
-        Ok(pass.submit()?)
+        Ok((self.submit)(pass)?)
     }
 
     /// The elements of a guarded tensor, after its guards and tails were checked. `T` is as large as an element.

@@ -240,7 +240,7 @@ mod tests {
     use crate::tensor::DType;
     use crate::verify::Layout;
     use crate::verify::runner::Bench;
-    use crate::{cpu, ops};
+    use crate::{Pass, cpu, ops};
 
     /// Both backends; the CPU backend alone where there is no adapter.
     fn backends() -> Vec<GpuCompute> {
@@ -276,7 +276,11 @@ mod tests {
             for (n, top_k) in [(2, 0), (300, 0), (300, 2)] {
                 let count = |logits, m| {
                     let case = Draw { m, n, logits, sampler: sampler(top_k, 1.0) };
-                    let drawn = draw(&mut Bench::new(&gpu, Layout::Padded), &case, &mut Inputs::new("near and far"));
+                    let drawn = draw(
+                        &mut Bench::new(&gpu, Layout::Padded, &Pass::submit),
+                        &case,
+                        &mut Inputs::new("near and far"),
+                    );
                     drawn.unwrap_or_else(|stop| panic!("{stop:?}"))
                 };
                 let near = count(Logits::Near, 1000);
@@ -309,7 +313,7 @@ mod tests {
                     let row =
                         |i: usize| Row { position: (block * ROWS + i) as u32, slot: i as u32 % 3, ..Row::default() };
                     let rows: Vec<Row> = (0..ROWS).map(row).collect();
-                    let mut bench = Bench::new(&gpu, Layout::Padded);
+                    let mut bench = Bench::new(&gpu, Layout::Padded, &Pass::submit);
                     let x = bench.input(&x, &[ROWS, n]).unwrap();
                     let rows = bench.input_u32(bytemuck::cast_slice(&rows), &[ROWS, 4]).unwrap();
                     let mut out = bench.output(&[ROWS, 2], DType::U32).unwrap();

@@ -9,6 +9,7 @@ use super::Mutant;
 use crate::error::Result;
 use crate::gpu::{ComputeBackend, GpuCompute, Options};
 use crate::kernel::{File, Kernel, kernels};
+use crate::pass::Pass;
 use crate::verify::{Case, Layout, Outcome, cases, execute};
 
 /// How a device is opened and how operands lie: between them, every kernel is dispatched, and no operand can pass for
@@ -149,7 +150,7 @@ impl Survey {
                     continue;
                 }
                 let start = Instant::now();
-                let (outcome, kernels) = execute(&gpu, case, setting.layout());
+                let (outcome, kernels) = execute(&gpu, case, setting.layout(), &Pass::submit);
                 if let Outcome::Failed { message } = outcome {
                     survey.failures.push(format!("{} {}: {message}", setting.name(), case.name));
                 }
@@ -289,7 +290,7 @@ impl Examiner {
                     gpu
                 }
             };
-            if let (Outcome::Failed { message }, _) = execute(&gpu, case, job.setting.layout()) {
+            if let (Outcome::Failed { message }, _) = execute(&gpu, case, job.setting.layout(), &Pass::submit) {
                 return Ok(Verdict::Caught { job: position, message });
             }
         }

@@ -176,7 +176,7 @@ fn profile_text(profile: &Profile, gpu: &GpuCompute) -> Result<String, Failure> 
         let (flops, bytes) = (rate(row.work.flops), rate(row.work.bytes));
         let or_none = |text: String| if row.work.flops > 0.0 { text } else { "-".to_owned() };
         rows.push(vec![
-            row.kernel.to_owned(),
+            row.kernel.to_string(),
             row.dispatches.to_string(),
             format!("{:.1}", 1e6 * row.seconds),
             share(row.seconds),

@@ -21,18 +21,35 @@ const SHORTEST_PAUSE: Duration = Duration::from_micros(20);
 /// Called once when a map succeeded (`true`) or failed.
 pub(crate) type OnMapped = Box<dyn FnOnce(bool) + Send>;
 
+/// Called once when a submission is done.
+pub(crate) type OnDone = Box<dyn FnOnce() + Send>;
+
 /// A submission, by which it can be waited for.
 #[derive(Clone, Default)]
 pub(crate) struct Ticket(Arc<AtomicBool>);
+
+impl Ticket {
+    /// The device has said that it is done with it.
+    pub(crate) fn is_done(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Whether both are of one submission.
+    pub(crate) fn is(&self, other: &Ticket) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
 
 /// What the engine asks of a device.
 pub(crate) trait Seam: Send + Sync {
     /// A new buffer. Errors are returned, the device stays usable.
     fn create_buffer(&self, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer>;
+    /// A new buffer with these contents, as a whole number of words. No queue has a part in it.
+    fn create_filled(&self, contents: &[u8], usage: wgpu::BufferUsages) -> Result<wgpu::Buffer>;
     /// Copies `bytes` into a buffer, after everything submitted so far and before everything submitted later.
     fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]);
     /// Records and submits. An error means that nothing of it runs.
-    fn submit(&self, record: &mut dyn FnMut(&wgpu::Device) -> wgpu::CommandBuffer) -> Result<Ticket>;
+    fn submit(&self, record: &mut dyn FnMut(&wgpu::Device) -> wgpu::CommandBuffer, on_done: OnDone) -> Result<Ticket>;
     /// Whether the submission is done, after waiting for at most `timeout`. May panic.
     fn poll(&self, until: &Ticket, timeout: Duration) -> Result<bool>;
     /// Asks for a readback buffer to be mapped.
@@ -45,15 +62,21 @@ pub(crate) trait Seam: Send + Sync {
 
 /// The seam of a real device.
 pub(crate) struct WgpuSeam {
-    device: wgpu::Device,
-    queue: wgpu::Queue,
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
     lost: Arc<OnceLock<String>>,
     counters: Arc<Counters>,
 }
 
 impl WgpuSeam {
+    /// The seam of a device that is somebody else's: its handlers stay theirs, and so nobody tells us of a loss. A poll
+    /// that panics does, and otherwise the deadline.
+    pub(crate) fn borrowed(device: wgpu::Device, queue: wgpu::Queue, counters: Arc<Counters>) -> WgpuSeam {
+        WgpuSeam { device, queue, lost: Arc::default(), counters }
+    }
+
     /// Takes over a device we own: from here on its errors are ours.
-    pub(crate) fn new(device: wgpu::Device, queue: wgpu::Queue, counters: Arc<Counters>) -> WgpuSeam {
+    pub(crate) fn owned(device: wgpu::Device, queue: wgpu::Queue, counters: Arc<Counters>) -> WgpuSeam {
         let lost = Arc::new(OnceLock::new());
         // Both handlers may only store and return: the second runs under wgpu's locks.
         device.on_uncaptured_error(Arc::new(|error: wgpu::Error| log::error!("uncaptured wgpu error: {error}")));
@@ -90,18 +113,34 @@ impl Seam for WgpuSeam {
         self.scoped("create_buffer", bytes, |device| device.create_buffer(&descriptor))
     }
 
+    fn create_filled(&self, contents: &[u8], usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        Counters::add(&self.counters.buffers_created, 1);
+        Counters::add(&self.counters.bytes_uploaded, contents.len() as u64);
+        let size = contents.len() as u64;
+        let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: true };
+        let filled = self.scoped("create_buffer", size, |device| device.create_buffer(&descriptor))?;
+        let refused =
+            |e: wgpu::MapRangeError| Error::Validation { what: "get_mapped_range".to_owned(), message: e.to_string() };
+        filled.slice(..).get_mapped_range_mut().map_err(refused)?.copy_from_slice(contents);
+        filled.unmap();
+        Ok(filled)
+    }
+
     fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) {
         Counters::add(&self.counters.bytes_uploaded, bytes.len() as u64);
         self.queue.write_buffer(buffer, offset, bytes);
     }
 
-    fn submit(&self, record: &mut dyn FnMut(&wgpu::Device) -> wgpu::CommandBuffer) -> Result<Ticket> {
+    fn submit(&self, record: &mut dyn FnMut(&wgpu::Device) -> wgpu::CommandBuffer, on_done: OnDone) -> Result<Ticket> {
         Counters::add(&self.counters.submits, 1);
         self.scoped("submit", 0, |device| {
             let ticket = Ticket::default();
             self.queue.submit([record(device)]);
             let done = Arc::clone(&ticket.0);
-            self.queue.on_submitted_work_done(move || done.store(true, Ordering::Release));
+            self.queue.on_submitted_work_done(move || {
+                done.store(true, Ordering::Release);
+                on_done();
+            });
             ticket
         })
     }
@@ -113,7 +152,7 @@ impl Seam for WgpuSeam {
         loop {
             Counters::add(&self.counters.polls, 1);
             let polled = self.device.poll(wgpu::PollType::Poll);
-            if until.0.load(Ordering::Acquire) {
+            if until.is_done() {
                 return Ok(true);
             }
             if let Err(error) = polled {
