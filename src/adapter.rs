@@ -1,4 +1,12 @@
 //! Which adapter: found, chosen and described. A software adapter is always named as one.
+//!
+//! Why not leave the choice to wgpu: its preference for power says nothing of drivers, and where a GPU and a software
+//! driver are both installed the wrong one is slow without an error. So all are listed, hardware first, and what was taken
+//! is said. A name that was asked for and is not there is an error that names those that are, never another adapter; and
+//! where there is none the message holds the command that installs one.
+//!
+//! [`survey`] lists what a plain listing hides, a driver that does not pass the conformance tests or a backend that
+//! `WGPU_BACKEND` leaves out, so that "no adapter" on a machine that has one comes with the reason.
 
 use crate::error::{Error, Result};
 use crate::queue::seam::CREATING;

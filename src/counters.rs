@@ -1,4 +1,10 @@
 //! Our own monotonic counters: the proof that steady state creates nothing and uploads nothing.
+//!
+//! They are counted where we call wgpu and not asked of it: wgpu's own report counts what is alive, and a buffer that is
+//! created and dropped in every step leaves no trace there. They only grow, so that two snapshots can be subtracted while
+//! other threads go on; each is an atomic of its own without an order among them, so a snapshot amid work is of no one
+//! moment. Tests hold them against exact numbers: a decoding step that creates a bind group fails, and so does a guest on a
+//! caller's device that submits.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

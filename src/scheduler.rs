@@ -1,4 +1,12 @@
 //! [`HybridScheduler`]: the GPU or the CPU for one product, by what either is measured to take.
+//!
+//! A fixed rule such as "large ones on the GPU" is wrong on most machines: where the two meet depends on the adapter, the
+//! bus, the number of threads, and on where the operands lie. So a second of measuring comes before the first decision, and
+//! every decision can be asked for with its reason and both predicted costs. A threshold of the caller's own takes its
+//! place, unmeasured.
+//!
+//! There is always a CPU side, so nothing fails for want of an adapter. But a GPU that fails is not replaced by the CPU in
+//! silence: its error is returned, and only a measurement that fails leaves the products on the CPU, which `explain` says.
 
 mod calibration;
 mod decision;

@@ -334,7 +334,7 @@ fn has_example(lines: &[&str]) -> bool {
 fn column_of_the_readme(heading: &str) -> BTreeSet<String> {
     let readme = read("README.md");
     let (_, table) = readme.split_once(heading).unwrap_or_else(|| panic!("README.md: no table `{heading}`"));
-    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let rows = table.lines().skip(1).take_while(|line| line.starts_with('|'));
     rows.filter_map(|line| line.split('`').nth(1)).map(str::to_owned).collect()
 }
 

@@ -1,4 +1,10 @@
 //! Is it slower than it was? Beyond what the two measurements differ by chance.
+//!
+//! Times of two days cannot be compared on a machine that does other things, nor on one whose clock follows its
+//! temperature. So each row is measured in turns with a yardstick, the same work always, and what is compared is how many
+//! times as long as that it took: whatever slows both drops out. The two intervals say how much of a difference is chance;
+//! less than 5 % is never called a change. Where the noise hides a difference that would matter, the answer is "unclear",
+//! and the row is to be measured again: neither a pass nor a failure was seen.
 
 use super::record::{Entry, KernelRow, Record};
 

@@ -1,4 +1,11 @@
 //! What a device can do at most, measured on it: by the kernel `probe`, which does nothing else.
+//!
+//! Data sheets are not the measure: they are of another clock and of units that f32 does not use, software adapters have
+//! none, and a figure above them shows no mistake where the device boosts. A probe on the same device, at the same size of
+//! working set, bounds what a kernel may claim: caches make bandwidth a function of that size, so there is one ceiling for
+//! each power of two. The best repetition counts rather than the median, for a ceiling is what was reached once. A figure
+//! above 1.25 times it is a mistake in the figure, be it work that the compiler removed or a clock that stood still, and is
+//! no result.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,11 @@
 //! Taking samples: the same way for everything that is timed.
+//!
+//! Each rule answers a way in which benchmarks have lied. The result is checked first, at the shape that is timed, because
+//! what computes nothing is fast. Operands rotate through more memory than caches hold, because a weight that stays in a
+//! cache is not what a model reads. What is compared takes turns, and whoever is first in one turn is last in another,
+//! because a machine that slows down half way favours whoever came first. A repetition is as many calls as take 25 ms: long
+//! enough for any clock, and far below what a watchdog allows. The device's own clock counts where there is one; the wall's
+//! time stands beside it, since it is what a caller waits for.
 
 use std::time::{Duration, Instant};
 

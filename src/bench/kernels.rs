@@ -1,4 +1,10 @@
 //! What is timed of the kernels: each op at shapes of the models it is for.
+//!
+//! Operands are made when it is a row's turn and dropped after it, since all of them together would fit few devices. A row
+//! has as many sets of them as exceed the caches, 512 MiB on hardware: with one set a matvec would read its weight from a
+//! cache, which a model never does. A software adapter and the CPU backend get the rows that they finish in reasonable
+//! time, and sets that exceed the caches of a processor; a row that is left out is left out by its size, before it is run,
+//! and not by its result.
 
 mod specs;
 

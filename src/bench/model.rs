@@ -1,4 +1,10 @@
 //! A model reading a prompt and writing tokens, by llama-bench's tests: `pp` and `tg`, each at a depth.
+//!
+//! The names and columns are llama-bench's so that rows can be laid side by side, for that is what people know. A figure
+//! without a depth says little: attention reads all that came before, and a model at depth 0 is faster than it will ever be
+//! again. The tokens before are read once and the sequence is rewound after each repetition, so that each does the same
+//! work. One difference is stated rather than hidden: our `tg` includes choosing the token on the device, which llama-bench
+//! leaves out.
 
 use std::time::{Duration, Instant};
 

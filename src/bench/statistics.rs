@@ -1,4 +1,9 @@
 //! Medians with intervals: a machine that does other things makes means and standard deviations say little.
+//!
+//! Times have a floor and a long tail, so a mean follows the tail, and an interval of two standard deviations reaches below
+//! what is possible. The interval of a median follows from ranks alone, whatever the distribution; it needs six samples for
+//! 95 %, and the harness takes seven at least. Ratios are taken pair by pair, of samples that took turns, so that what
+//! happened to both drops out before the median is taken.
 
 use serde::{Deserialize, Serialize};
 

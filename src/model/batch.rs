@@ -1,7 +1,13 @@
 //! Several sequences on one model: the slots of a key-value cache, each with its own tokens, computed together.
 //!
-//! A batch of rows holds tokens of any of them, of ragged lengths; a row says whose it is. Prompts are computed in blocks of
-//! rows, which a sequence may straddle. How sequences are written on is in `generation.rs`.
+//! A batch of rows holds tokens of any of them, of ragged lengths; a row says whose it is. So nothing is padded to the
+//! longest, and one sequence is the case of one slot. Prompts are computed in blocks of rows, which a sequence may
+//! straddle: one pass over a whole prompt would be as long as the prompt, past what a watchdog allows, and its activations
+//! as large. How sequences are written on is in `generation.rs`.
+//!
+//! A sequence remembers how many of its tokens are in the cache rather than that all are. Rewinding is then setting a
+//! number, and an error half way through a prompt leaves tokens that the next call computes, instead of a cache that is
+//! wrong.
 
 use std::ops::Range;
 use std::sync::Arc;

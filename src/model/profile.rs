@@ -1,5 +1,10 @@
 //! Where the time of a token goes: the device's time of every dispatch of the decoding plan, as it is replayed, and what is
 //! left of the wall's.
+//!
+//! A profile of ops run one at a time is of another program: it has gaps that decoding has not, and no step in flight. So
+//! the plan itself is replayed with timestamps between its dispatches, after the same tokens were written without them, and
+//! the difference of the two is what looking cost. The rows and [`Profile::other`] add up to the wall's time by definition:
+//! what no dispatch accounts for has a row of its own and cannot hide.
 
 use std::time::Instant;
 

@@ -1,4 +1,9 @@
 //! One sequence: a batch of one slot.
+//!
+//! It is what most callers want, and has no code of its own for computing: a second path would have to be tested against
+//! the first for ever. A session borrows nothing and owns its cache, so that it can outlive the handle it was opened by.
+//! Errors about the caller's tokens come before anything changes; a session that refused a prompt goes on as if it had not
+//! been asked.
 
 use std::sync::Arc;
 

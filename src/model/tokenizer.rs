@@ -1,4 +1,13 @@
 //! Text to token ids and back, by the `tokenizers` crate and a model's `tokenizer.json`.
+//!
+//! A tokenizer that is nearly right is wrong in silence, and that file is defined by what this crate does with it; writing
+//! another one would have to follow its every release. It is built without its C and C++ parts: `fancy-regex` in place of
+//! `onig`. Texts are capped, for patterns of that file can be slow, and its author may be a stranger.
+//!
+//! Streaming cannot decode ids one by one: a character may be spread over several, and some decoders treat the first id of
+//! a text differently. [`TextStream`] therefore decodes a window of ids and returns what is new in it, holds back bytes
+//! that do not end a character, and cuts the window every 64 ids, so that a long text costs no more per token than a short
+//! one.
 
 use std::path::Path;
 

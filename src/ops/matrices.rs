@@ -1,4 +1,10 @@
 //! Matrices that lie within a tensor: the operands of batched products.
+//!
+//! The heads of an activation are columns of its rows. Copying them into matrices of their own, as a product of plain
+//! tensors would ask, costs a dispatch and the memory for each of q, k and v. A view is an offset and strides that the
+//! kernel takes as they are. It can only be cut from a tensor and made smaller, so none reaches outside its tensor and no
+//! check has to be made again. General strides were refused: elements of a row stay neighbours, because a kernel reads them
+//! four at a time. What does not start at a multiple of 16 bytes is copied first.
 
 use std::ops::Range;
 

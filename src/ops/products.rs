@@ -1,4 +1,12 @@
 //! Products: matrix times matrix, matrix times a transposed one, and the layers of a model.
+//!
+//! There are two ways to multiply because there are two bounds: a few rows are limited by how fast the weight is read, and
+//! each weight is read once by a kernel that spends no thought on tiles; more rows are limited by arithmetic, and tiles
+//! reuse what they read. The caller says `linear`, and the number of rows decides. Bias and activation are part of the
+//! product, where its sums are still in registers: apart they would read and write all of it again.
+//!
+//! A product deeper than one dispatch may sum is cut into several that add up, because a software adapter ends long loops
+//! without an error.
 
 use std::ops::Range;
 

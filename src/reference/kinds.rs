@@ -1,4 +1,9 @@
 //! What ops are told beside their tensors: shapes, kinds, and the rows of a batch.
+//!
+//! They stand with the twins because those are what everything else is compared with: an op, its kernel's host half, the
+//! CPU backend and the twin take one `Attention`, so none can read a field otherwise than the rest. Kinds are enums where a
+//! number or a flag would do, since the two forms of GELU, or of pairing in a rotary embedding, are as plausible as each
+//! other and wrong in silence.
 
 /// One row of a batch: which token, whose sequence (`slot`), where in it, and the row of this batch at which that sequence
 /// begins. As kernels read it, `array<Row>`.

@@ -1,4 +1,9 @@
 //! Where the operands of a product lie, what it is predicted to cost on either side, and why a side was chosen.
+//!
+//! A choice that cannot be explained cannot be corrected. So a decision is a value with both costs, by their parts, and a
+//! reason, and prints as one line: whether it is the transfer, the fixed cost or the product that decides is what a caller
+//! can act on, by keeping an operand on the device or by batching. A reason is an enum, and a test can ask for it, where a
+//! text would be compared with itself.
 
 use crate::error::Error;
 use crate::gpu::ComputeBackend;

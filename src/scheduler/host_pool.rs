@@ -1,4 +1,10 @@
 //! Host memory for products, kept for the next one.
+//!
+//! Memory that the system hands out is not there until it is written, a page fault at a time, and for a product of little
+//! depth that can take longer than the product. A vector that was used before has its pages. What is kept is bounded twice,
+//! by number and by bytes, and the oldest goes first: a pool without bounds is a leak. A vector serves a product of at
+//! least half its size, unless it is small, because a large one lent to small products is missing when a large product
+//! comes.
 
 use std::sync::Mutex;
 

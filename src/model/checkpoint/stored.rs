@@ -1,4 +1,8 @@
 //! The number types a safetensors file can hold, and their way to `f32`.
+//!
+//! All types of the format are known here, not only those that are read: a file with one of the others is valid, and its
+//! error is "stored as F8_E4M3", by tensor, instead of a file that does not parse. Sizes are counted in bits, for the 4-
+//! and 6-bit types have no whole bytes. f16 and bf16 become f32 exactly.
 
 use std::fmt;
 

@@ -1,4 +1,10 @@
 //! Running mutants: which cases can see one, and what became of it.
+//!
+//! Every case against every mutant would take far too long, and most could not see it. A survey first runs each case once
+//! with nothing broken, and notes which kernels it dispatches and how long it takes; a mutant then meets the cases that
+//! compile its text, short ones first, until one fails. A mutant whose text was never compiled is not a survivor but
+//! unseen, a different finding. Each mutant has devices of its own, because what it writes where it should not must not
+//! fail, or save, the next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
