@@ -1,4 +1,12 @@
 //! Which adapter: found, chosen and described. A software adapter is always named as one.
+//!
+//! Why not leave the choice to wgpu: its preference for power says nothing of drivers, and where a GPU and a software
+//! driver are both installed the wrong one is slow without an error. So all are listed, hardware first, and what was taken
+//! is said. A name that was asked for and is not there is an error that names those that are, never another adapter; and
+//! where there is none the message holds the command that installs one.
+//!
+//! [`survey`] lists what a plain listing hides, a driver that does not pass the conformance tests or a backend that
+//! `WGPU_BACKEND` leaves out, so that "no adapter" on a machine that has one comes with the reason.
 
 use crate::error::{Error, Result};
 use crate::queue::seam::CREATING;
@@ -10,6 +18,14 @@ pub const INSTALL_HINT: &str = "Install a Vulkan driver for your GPU, or a softw
      `pacman -S vulkan-swrast vulkan-icd-loader` (Arch), `apk add mesa-vulkan-swrast vulkan-loader` (Alpine)";
 
 /// What is known of an adapter.
+///
+/// ```
+/// for adapter in gristmill::survey() {
+///     let facts = adapter.facts;
+///     println!("{facts}"); // llvmpipe (LLVM 15.0.6, 256 bits) (software, vulkan, llvmpipe Mesa 22.3.6 (LLVM 15.0.6))
+///     assert_eq!(facts.software, facts.kind == "software");
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AdapterFacts {
@@ -102,6 +118,16 @@ pub(crate) fn choose(adapters: Vec<wgpu::Adapter>, name: Option<&str>) -> Result
 }
 
 /// What is known of an adapter without opening it.
+///
+/// ```
+/// for adapter in gristmill::survey() {
+///     match adapter.hidden {
+///         Some(why) => println!("{}: not offered, {why}", adapter.facts),
+///         None => println!("{}: {:?}", adapter.facts, adapter.features), // ("subgroups", true), ...
+///     }
+///     assert!(adapter.limits.iter().any(|(name, bytes)| *name == "binding_bytes" && *bytes > 0));
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Surveyed {

@@ -1,8 +1,28 @@
 //! Our own monotonic counters: the proof that steady state creates nothing and uploads nothing.
+//!
+//! They are counted where we call wgpu and not asked of it: wgpu's own report counts what is alive, and a buffer that is
+//! created and dropped in every step leaves no trace there. They only grow, so that two snapshots can be subtracted while
+//! other threads go on; each is an atomic of its own without an order among them, so a snapshot amid work is of no one
+//! moment. Tests hold them against exact numbers: a decoding step that creates a bind group fails, and so does a guest on a
+//! caller's device that submits.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A snapshot of everything an engine did since it was opened. All counts only grow; subtract two snapshots.
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute, ops};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Gpu)?;
+/// let mut x = gpu.tensor(&[-1.0, 2.0], &[2])?;
+/// let before = gpu.stats();
+/// let mut pass = gpu.pass();
+/// ops::relu(&mut pass, &mut x)?;
+/// pass.submit()?;
+/// let after = gpu.stats();
+/// assert_eq!((after.submits - before.submits, after.dispatches - before.dispatches), (1, 1));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {

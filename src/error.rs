@@ -7,9 +7,30 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// `Result` with gristmill's [`enum@Error`].
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute, Result};
+///
+/// fn norm(x: &[f32]) -> Result<f32> {
+///     Ok(GpuCompute::new(ComputeBackend::Cpu)?.dot(x, x)?.sqrt())
+/// }
+/// assert_eq!(norm(&[3.0, 4.0])?, 5.0);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong, and what to do about it.
+///
+/// ```
+/// use gristmill::{ComputeBackend, Error, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+/// match gpu.matmul(&[1.0; 6], &[1.0; 5], 2, 3, 2) {
+///     Err(Error::Shape { op, message }) => assert!(op == "matmul" && message.contains('5')),
+///     other => panic!("five elements are no [3, 2]: {other:?}"),
+/// }
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

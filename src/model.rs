@@ -38,6 +38,16 @@ use weights::{Source, Weights};
 /// [`forward_gpu`](Self::forward_gpu), [`forward_single_token`](Self::forward_single_token) and
 /// [`generate_gpu`](Self::generate_gpu) share one implicit session; for streaming, open a [`session`](Self::session), for
 /// several sequences at once a [`batch`](Self::batch).
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute, GpuModel};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+/// let model = GpuModel::load(&gpu, "models/demo".as_ref())?; // config.json and model.safetensors
+/// let tokens = model.generate_gpu(&[33, 676, 297], 3)?; // "A reference is"
+/// assert_eq!(tokens, [33, 676, 297, 258, 676, 281]); // as PyTorch writes on: models/demo/expected.json
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct GpuModel {
     shared: Arc<Model>,

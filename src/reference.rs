@@ -1,5 +1,10 @@
 //! The truth: every op as plain loops over slices, with sums in f64. Slow and obvious on purpose. Matrices are dense and
 //! row-major, dimensions come as (m, k, n). Whatever computes an op, on whichever device, is compared with these.
+//!
+//! They are written from the formula and not from a kernel, and share no code with one: a twin that blocks its sums as a
+//! kernel does would have that kernel's mistakes. f64 has 29 bits more than f32, so their own rounding is beyond what any
+//! bound looks at. They index as they please, for a shape that does not fit is the test's mistake; they are not on a
+//! product's path, but for the few ops that the CPU backend says it borrows.
 
 mod kinds;
 

@@ -1,4 +1,12 @@
 //! [`HybridScheduler`]: the GPU or the CPU for one product, by what either is measured to take.
+//!
+//! A fixed rule such as "large ones on the GPU" is wrong on most machines: where the two meet depends on the adapter, the
+//! bus, the number of threads, and on where the operands lie. So a second of measuring comes before the first decision, and
+//! every decision can be asked for with its reason and both predicted costs. A threshold of the caller's own takes its
+//! place, unmeasured.
+//!
+//! There is always a CPU side, so nothing fails for want of an adapter. But a GPU that fails is not replaced by the CPU in
+//! silence: its error is returned, and only a measurement that fails leaves the products on the CPU, which `explain` says.
 
 mod calibration;
 mod decision;
@@ -24,6 +32,17 @@ const SIDES: usize = 4096;
 const LARGEST_SIDE: usize = 32_768;
 
 /// One product of a batch: C\[m,n\] = a\[m,k\] b\[k,n\].
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute, HybridScheduler, MatmulOp};
+///
+/// let scheduler = HybridScheduler::with_gpu(GpuCompute::new(ComputeBackend::Cpu)?)?;
+/// let (a, b) = ([1.0, 2.0], [3.0, 4.0]);
+/// let inner = MatmulOp { a: &a, b: &b, m: 1, k: 2, n: 1 };
+/// let outer = MatmulOp { m: 2, k: 1, n: 2, ..inner };
+/// assert_eq!(scheduler.matmul_batch(&[inner, outer])?, [vec![11.0], vec![3.0, 4.0, 6.0, 8.0]]);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct MatmulOp<'a> {
     /// m k elements.
@@ -39,6 +58,16 @@ pub struct MatmulOp<'a> {
 }
 
 /// Products that were started on each side. Counts only grow.
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute, HybridScheduler};
+///
+/// let scheduler = HybridScheduler::with_gpu(GpuCompute::new(ComputeBackend::Cpu)?)?;
+/// scheduler.matmul(&[2.0], &[3.0], 1, 1, 1)?;
+/// let stats = scheduler.stats();
+/// assert_eq!((stats.gpu_calls, stats.cpu_calls), (0, 1));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SchedulerStats {

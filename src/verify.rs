@@ -34,6 +34,14 @@ use runner::{Bench, Stop};
 type Run = Box<dyn Fn(&mut Bench<'_>) -> Result<f64, Stop> + Send + Sync>;
 
 /// One op at one shape.
+///
+/// ```
+/// use gristmill::verify;
+///
+/// let cases = verify::cases();
+/// let case = cases.iter().find(|case| case.op == "matmul" && case.dtype == "f16").expect("half-precision products");
+/// assert!(case.name.starts_with("matmul m="));
+/// ```
 pub struct Case {
     /// `matmul m=33,k=65,n=17 f16 integers`.
     pub name: String,
@@ -55,6 +63,20 @@ impl std::fmt::Debug for Case {
 }
 
 /// What became of a case.
+///
+/// ```
+/// use gristmill::verify::{self, Layout, Outcome};
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+/// let cases = verify::cases();
+/// let case = cases.iter().find(|case| case.op == "softmax" && !case.large).expect("cases of softmax");
+/// match verify::run_case(&gpu, case, Layout::Padded) {
+///     Outcome::Passed { worst } => assert!(worst <= 1.0), // the largest error over its bound
+///     other => panic!("{case:?}: {other:?}"),
+/// }
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     /// Every element within its bound.
@@ -77,6 +99,19 @@ pub enum Outcome {
 }
 
 /// How the operands of a case lie on a device.
+///
+/// ```
+/// use gristmill::verify::{self, Layout, Outcome};
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+/// let cases = verify::cases();
+/// let case = cases.iter().find(|case| case.op == "softmax" && !case.large).expect("cases of softmax");
+/// for layout in [Layout::Padded, Layout::Dense, Layout::Mixed] {
+///     assert!(matches!(verify::run_case(&gpu, case, layout), Outcome::Passed { .. }));
+/// }
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Layout {
     /// As the engine makes tensors: rows at multiples of 16 bytes.
@@ -119,6 +154,17 @@ fn execute(gpu: &GpuCompute, case: &Case, layout: Layout, submit: Submit<'_>) ->
 }
 
 /// The outcomes of one op's cases on one element type.
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute, verify};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+/// let report = verify::run(&gpu, Some("dot"), |_, _, _| ());
+/// let row = &report.ops[0];
+/// assert_eq!((row.op, row.dtype, row.failed), ("dot", "f32", 0));
+/// assert_eq!(row.cases, row.passed + row.skipped + row.unverified);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq)]
 #[cfg_attr(feature = "models", derive(serde::Serialize))]
 pub struct OpReport {
@@ -143,6 +189,15 @@ pub struct OpReport {
 }
 
 /// The outcomes of a table of cases.
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute, verify};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+/// let report = verify::run(&gpu, Some("softmax"), |case, outcome, time| println!("{case:?} {outcome:?} {time:?}"));
+/// assert!(report.is_good(), "{:?}", report.failures);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "models", derive(serde::Serialize))]
 pub struct Report {

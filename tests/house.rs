@@ -292,6 +292,91 @@ fn a_function_fits_on_a_screen() {
     report(&faults);
 }
 
+/// A type is learnt from a few lines that use it, and what is not run is wrong sooner or later. What is `pub` at the margin
+/// of a file can be reached from outside: the lint `unreachable_pub` sees to that.
+#[test]
+fn every_public_type_has_an_example_that_runs() {
+    // Types without one: file, name, and why.
+    const WITHOUT: [(&str, &str, &str); 0] = [];
+    let mut faults = Vec::new();
+    let mut seen = 0;
+    for Source { path, text } in sources().iter().filter(|source| !source.path.starts_with("src/bin/")) {
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, name) in lines.iter().enumerate().filter_map(|(at, line)| Some((at, public_type(line)?))) {
+            seen += 1;
+            let excused = WITHOUT.iter().any(|(file, ty, _)| (*file, *ty) == (path.as_str(), name));
+            if has_example(&lines[..at]) == excused {
+                let what = if excused { "has an example; take it off the list" } else { "no example that runs" };
+                faults.push(format!("{path}:{}: `{name}`: {what}", at + 1));
+            }
+        }
+    }
+    assert!(seen > 80, "only {seen} public types were found");
+    report(&faults);
+}
+
+/// The name of the type that a line at the margin declares public.
+fn public_type(line: &str) -> Option<&str> {
+    let (kind, rest) = line.strip_prefix("pub ")?.split_once(' ')?;
+    let name = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next()?;
+    ["struct", "enum", "trait", "type"].contains(&kind).then_some(name)
+}
+
+/// Whether the documentation at the end of `lines` has a block of code that is compiled and run.
+fn has_example(lines: &[&str]) -> bool {
+    let own = lines.iter().rev().take_while(|line| ["///", "#["].iter().any(|start| line.starts_with(start)));
+    let fences: Vec<&str> = own.filter_map(|line| line.strip_prefix("/// ```")).collect();
+    // From the end: a block closes before it opens.
+    fences.iter().skip(1).step_by(2).any(|language| ["", "rust"].contains(language))
+}
+
+/// The names in the first column of the README's table under `heading`.
+fn column_of_the_readme(heading: &str) -> BTreeSet<String> {
+    let readme = read("README.md");
+    let (_, table) = readme.split_once(heading).unwrap_or_else(|| panic!("README.md: no table `{heading}`"));
+    let rows = table.lines().skip(1).take_while(|line| line.starts_with('|'));
+    rows.filter_map(|line| line.split('`').nth(1)).map(str::to_owned).collect()
+}
+
+/// The lines of a section of Cargo.toml, without comments.
+fn section_of_the_manifest(name: &str) -> Vec<String> {
+    let manifest = format!("\n{}", read("Cargo.toml"));
+    let (_, section) =
+        manifest.split_once(&format!("\n[{name}]\n")).unwrap_or_else(|| panic!("Cargo.toml: no [{name}]"));
+    let lines = section.lines().take_while(|line| !line.starts_with('['));
+    lines.filter(|line| line.contains('=') && !line.starts_with('#')).map(str::to_owned).collect()
+}
+
+/// The value of a key of `[package]`.
+fn value_of_the_package(key: &str) -> String {
+    let line = section_of_the_manifest("package").into_iter().find(|line| line.starts_with(&format!("{key} = ")));
+    line.and_then(|line| line.split('"').nth(1).map(str::to_owned)).unwrap_or_else(|| panic!("Cargo.toml: no {key}"))
+}
+
+#[test]
+fn the_readme_gives_a_reason_for_each_dependency_of_a_library() {
+    let gpu = section_of_the_manifest("features").into_iter().find(|line| line.starts_with("gpu = "));
+    let gpu = gpu.expect("a feature `gpu`");
+    let dependencies: BTreeSet<String> = section_of_the_manifest("dependencies")
+        .iter()
+        .filter_map(|line| Some((line.split_once(" = ")?.0, line.contains("optional = true"))))
+        .filter(|(name, optional)| !optional || gpu.contains(&format!("\"dep:{name}\"")))
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    assert!(dependencies.len() > 5, "only {dependencies:?} were found");
+    assert_eq!(column_of_the_readme("| crate | what for |\n"), dependencies);
+}
+
+#[test]
+fn the_readme_states_the_versions_of_the_manifest() {
+    let minor = |version: &str| version.trim_start_matches('=').split('.').take(2).collect::<Vec<_>>().join(".");
+    let wgpu = section_of_the_manifest("dependencies").into_iter().find(|line| line.starts_with("wgpu = "));
+    let wgpu = wgpu.and_then(|line| line.split('"').nth(1).map(minor)).expect("wgpu's version");
+    let (own, rust) = (minor(&value_of_the_package("version")), value_of_the_package("rust-version"));
+    let row = format!("| {own} | {wgpu} | {rust} |");
+    assert!(read("README.md").lines().any(|line| line == row), "README.md: no row `{row}`");
+}
+
 /// (name, first line, lines) of every function, by counting braces.
 fn functions(text: &str) -> Vec<(String, usize, usize)> {
     let (mut found, mut open): (Vec<_>, Vec<(String, usize, i32)>) = (Vec::new(), Vec::new());

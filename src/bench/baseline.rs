@@ -1,4 +1,10 @@
 //! Is it slower than it was? Beyond what the two measurements differ by chance.
+//!
+//! Times of two days cannot be compared on a machine that does other things, nor on one whose clock follows its
+//! temperature. So each row is measured in turns with a yardstick, the same work always, and what is compared is how many
+//! times as long as that it took: whatever slows both drops out. The two intervals say how much of a difference is chance;
+//! less than 5 % is never called a change. Where the noise hides a difference that would matter, the answer is "unclear",
+//! and the row is to be measured again: neither a pass nor a failure was seen.
 
 use super::record::{Entry, KernelRow, Record};
 
@@ -6,6 +12,15 @@ use super::record::{Entry, KernelRow, Record};
 const SMALL: f64 = 0.05;
 
 /// How a row compares with the same row of an earlier run.
+///
+/// ```
+/// use gristmill::bench::Change;
+///
+/// let change = Change { name: "relu m=256,n=3072 f32".to_owned(), ratio: 1.2, noise: 0.06 };
+/// assert!(change.is_slower());
+/// let noisy = Change { noise: 0.3, ..change };
+/// assert!(!noisy.is_slower() && noisy.is_unclear()); // to be measured again
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
     /// The row.

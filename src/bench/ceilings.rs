@@ -1,4 +1,11 @@
 //! What a device can do at most, measured on it: by the kernel `probe`, which does nothing else.
+//!
+//! Data sheets are not the measure: they are of another clock and of units that f32 does not use, software adapters have
+//! none, and a figure above them shows no mistake where the device boosts. A probe on the same device, at the same size of
+//! working set, bounds what a kernel may claim: caches make bandwidth a function of that size, so there is one ceiling for
+//! each power of two. The best repetition counts rather than the median, for a ceiling is what was reached once. A figure
+//! above 1.25 times it is a mistake in the figure, be it work that the compiler removed or a clock that stood still, and is
+//! no result.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +23,21 @@ const PEAK_ELEMENTS: usize = 1 << 20;
 const SMALLEST: u64 = 1 << 16;
 
 /// The peak, and the bandwidth at each size of working set, measured when first asked for and kept.
+///
+/// ```
+/// use std::time::Duration;
+/// use gristmill::bench::{Ceilings, Harness};
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+/// let mut harness = Harness::new(&gpu);
+/// harness.sample = Duration::from_millis(1); // per repetition; 25 ms unless said otherwise
+/// let mut ceilings = Ceilings::new();
+/// let peak = ceilings.peak(&harness)?; // measured now
+/// assert!(peak > 0.0);
+/// assert_eq!(ceilings.peak(&harness)?, peak); // and kept
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Ceilings {
     peak: Option<f64>,

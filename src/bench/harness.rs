@@ -1,4 +1,11 @@
 //! Taking samples: the same way for everything that is timed.
+//!
+//! Each rule answers a way in which benchmarks have lied. The result is checked first, at the shape that is timed, because
+//! what computes nothing is fast. Operands rotate through more memory than caches hold, because a weight that stays in a
+//! cache is not what a model reads. What is compared takes turns, and whoever is first in one turn is last in another,
+//! because a machine that slows down half way favours whoever came first. A repetition is as many calls as take 25 ms: long
+//! enough for any clock, and far below what a watchdog allows. The device's own clock counts where there is one; the wall's
+//! time stands beside it, since it is what a caller waits for.
 
 use std::time::{Duration, Instant};
 
@@ -20,6 +27,19 @@ const MAX_CALLS: usize = 512;
 const SLACK: f64 = 1.25;
 
 /// What a call computed, and where it was right.
+///
+/// ```
+/// use gristmill::bench::{Harness, Output, yardstick};
+/// use gristmill::{ComputeBackend, Error, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+/// let mut workload = yardstick(&gpu)?;
+/// let tensor = workload.output.tensor.clone();
+/// workload.output = Output { tensor, expected: vec![(0, 1e9, 0.0)] }; // it computes no such thing
+/// let outcome = Harness::new(&gpu).measure(&mut [&mut workload]);
+/// assert!(matches!(outcome, Err(Error::WrongResult { .. }))); // so it is not timed
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 pub struct Output {
     /// What the first set's call wrote: f32 or words.
     pub tensor: Tensor,
@@ -34,6 +54,27 @@ type Record = Box<dyn FnMut(&mut Pass, usize) -> Result<()>>;
 type Reset = Box<dyn FnMut(&mut Pass) -> Result<()>>;
 
 /// Something that can be timed: calls of one op on one shape, on several sets of operands.
+///
+/// ```
+/// use gristmill::bench::{Harness, Output, Workload};
+/// use gristmill::{ComputeBackend, GpuCompute, ops};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+/// let x = gpu.tensor(&[1.0, -2.0], &[2])?;
+/// let mut operand = x.clone(); // the same elements
+/// let mut workload = Workload {
+///     name: "relu n=2 f32".to_owned(),
+///     flops: 0.0,
+///     bytes: 16.0,
+///     sets: 1,
+///     working_set: 8,
+///     record: Box::new(move |pass, _| ops::relu(pass, &mut operand)),
+///     reset: None, // relu of relu is relu
+///     output: Output { tensor: x, expected: vec![(0, 1.0, 0.0), (1, 0.0, 0.0)] },
+/// };
+/// Harness::new(&gpu).check(&mut workload)?;
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 pub struct Workload {
     /// `matmul m=256,k=256,n=256 f32`.
     pub name: String,
@@ -61,6 +102,21 @@ struct Sample {
 }
 
 /// What a workload took.
+///
+/// ```
+/// use std::time::Duration;
+/// use gristmill::bench::{Harness, yardstick};
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+/// let mut harness = Harness::new(&gpu);
+/// harness.sample = Duration::from_millis(1); // per repetition; 25 ms unless said otherwise
+/// let mut probe = yardstick(&gpu)?;
+/// let measured = harness.measure(&mut [&mut probe])?;
+/// let time = measured[0].time(); // per call, by the device's clock if it has one
+/// assert!(time.low <= time.median && time.median <= time.high && measured[0].samples.len() >= 7);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Measurement {
     /// The workload's name.
@@ -85,6 +141,22 @@ impl Measurement {
 }
 
 /// Takes samples on one backend.
+///
+/// ```
+/// use std::time::Duration;
+/// use gristmill::bench::{Harness, ratios, yardstick};
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+/// let mut harness = Harness::new(&gpu);
+/// harness.sample = Duration::from_millis(1); // per repetition; 25 ms unless said otherwise
+/// let (mut one, mut other) = (yardstick(&gpu)?, yardstick(&gpu)?);
+/// let measured = harness.measure(&mut [&mut one, &mut other])?; // in turns
+/// let ratio = ratios(&measured[0].samples, &measured[1].samples).expect("as many samples of both");
+/// println!("{:.2} ({:.2} to {:.2})", ratio.median, ratio.low, ratio.high); // 1, but for noise
+/// assert!(ratio.median > 0.0);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Harness<'a> {
     gpu: &'a GpuCompute,

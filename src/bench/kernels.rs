@@ -1,4 +1,10 @@
 //! What is timed of the kernels: each op at shapes of the models it is for.
+//!
+//! Operands are made when it is a row's turn and dropped after it, since all of them together would fit few devices. A row
+//! has as many sets of them as exceed the caches, 512 MiB on hardware: with one set a matvec would read its weight from a
+//! cache, which a model never does. A software adapter and the CPU backend get the rows that they finish in reasonable
+//! time, and sets that exceed the caches of a processor; a row that is left out is left out by its size, before it is run,
+//! and not by its result.
 
 mod specs;
 
@@ -23,6 +29,17 @@ const SOFTWARE_FLOPS: f64 = 2.5e8;
 const SOFTWARE_BYTES: f64 = 6.5e7;
 
 /// One op at one shape: built, with its operands, when it is its turn.
+///
+/// ```
+/// use gristmill::bench;
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+/// let rows = bench::rows(&gpu);
+/// let row = rows.iter().find(|row| row.name() == "matmul m=256,k=256,n=256 f32").expect("a row of the table");
+/// assert_eq!(row.flops, 2.0 * 256.0 * 256.0 * 256.0);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 pub struct Row {
     /// The op.
     pub op: &'static str,

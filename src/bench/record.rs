@@ -1,4 +1,8 @@
 //! What was measured, kept: JSON lines, each complete in itself. `benches/record/README.md` says what the fields mean.
+//!
+//! A figure without its adapter, driver, command and commit cannot be compared or repeated, so every line carries them.
+//! What would mislead (a number that is none, too few repetitions, a pass of a shortened run) is refused by one function,
+//! when a line is written and when it is read; the README's tables are printed from these lines and from nothing else.
 
 use std::time::SystemTime;
 
@@ -12,6 +16,16 @@ use crate::gpu::GpuCompute;
 pub const SCHEMA: &str = "gristmill-bench/1";
 
 /// Where, when and by which command something was measured.
+///
+/// ```
+/// use gristmill::bench::Environment;
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let environment = Environment::of(&GpuCompute::new(ComputeBackend::Cpu)?);
+/// assert_eq!((&environment.backend[..], environment.adapter.as_ref()), ("cpu", None));
+/// assert_eq!(environment.folder(), "cpu"); // of benches/record
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Environment {
     /// UTC, RFC 3339.
@@ -35,6 +49,17 @@ pub struct Environment {
 }
 
 /// Which adapter.
+///
+/// ```
+/// use gristmill::bench::{Adapter, Environment};
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let [name, kind, backend, driver] = ["AMD Radeon RX 6600 (RADV)", "discrete", "vulkan", "radv"].map(str::to_owned);
+/// let adapter = Adapter { name, kind, backend, driver, software: false };
+/// let environment = Environment { adapter: Some(adapter), ..Environment::of(&GpuCompute::new(ComputeBackend::Cpu)?) };
+/// assert_eq!(environment.folder(), "amd-radeon-rx-6600-radv"); // of benches/record
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Adapter {
@@ -51,6 +76,15 @@ pub struct Adapter {
 }
 
 /// What the maker says a device can do.
+///
+/// ```
+/// use gristmill::bench::{Datasheet, datasheet};
+///
+/// let (gflops, gb_per_s, source) = datasheet("NVIDIA GeForce RTX 4090").expect("a known adapter");
+/// let known = Datasheet { gflops, gb_per_s, source: source.to_owned() };
+/// assert!(known.gb_per_s == 1008.0 && known.source.starts_with("NVIDIA"));
+/// assert!(datasheet("llvmpipe").is_none());
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Datasheet {
@@ -63,6 +97,22 @@ pub struct Datasheet {
 }
 
 /// One kernel at one shape.
+///
+/// ```
+/// use gristmill::bench::{Entry, parse_records};
+///
+/// let mut rows = 0;
+/// for path in std::fs::read_dir("benches/record/cpu")?.flatten().map(|file| file.path()) {
+///     let text = if path.extension() == Some("jsonl".as_ref()) { std::fs::read_to_string(path)? } else { continue };
+///     for record in parse_records(&text)? {
+///         let Entry::Kernel(row) = record.entry else { continue };
+///         assert!(row.gb_per_s <= 1.25 * row.peak_gb_per_s); // beyond that, nothing is recorded
+///         rows += 1;
+///     }
+/// }
+/// assert!(rows > 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KernelRow {
     /// Op, shape and type: by this, rows of two runs are matched.
@@ -109,6 +159,19 @@ pub struct KernelRow {
 }
 
 /// A model reading or writing, as llama-bench has it: the same names, so that rows can be laid side by side.
+///
+/// ```
+/// use gristmill::bench::{ModelTest, TestKind};
+/// use gristmill::model::Config;
+/// use gristmill::{ComputeBackend, GpuCompute, GpuModel};
+///
+/// let config = Config::new(50, 16, 8, 2, 2); // vocabulary, context, width, layers, heads
+/// let model = GpuModel::random(&GpuCompute::new(ComputeBackend::Cpu)?, &config, 1)?;
+/// let row = ModelTest { kind: TestKind::Prompt(8), depth: 0 }.run(&model, "random", 5)?;
+/// println!("{:.0} tokens/s, {:.0} to {:.0}", row.tokens_per_s.median, row.tokens_per_s.low, row.tokens_per_s.high);
+/// assert_eq!((row.n_prompt, row.n_gen, row.model_size), (8, 0, model.weight_bytes()));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelRow {
     /// What was run.
@@ -146,6 +209,19 @@ pub struct ModelRow {
 }
 
 /// A row of the parity example.
+///
+/// ```
+/// use gristmill::bench::{Entry, Environment, Estimate, ParityRow, Record};
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let [id, name, status, note] = ["GPU-002", "GPU over CPU, matmul 1024^3", "PASS", ""].map(str::to_owned);
+/// let value = Some(Estimate { median: 12.0, low: 11.0, high: 13.0 });
+/// let (target, better, unit, quick) = (10.0, "higher".to_owned(), "x".to_owned(), true);
+/// let row = ParityRow { id, name, status, note, value, target, better, unit, quick };
+/// let environment = Environment::of(&GpuCompute::new(ComputeBackend::Cpu)?);
+/// assert!(Record::new(&environment, Entry::Parity(row)).to_line().is_err()); // a quick run passes nothing
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ParityRow {
     /// `GPU-001`.
@@ -169,6 +245,15 @@ pub struct ParityRow {
 }
 
 /// A product on both sides, and which of them the scheduler chose.
+///
+/// ```
+/// use gristmill::bench::{Estimate, SchedulerRow};
+///
+/// let time = |median| Estimate { median, low: 0.9 * median, high: 1.1 * median };
+/// let [shape, operands, chose, reason] = ["m=1,k=64,n=64", "host", "cpu", "sooner"].map(str::to_owned);
+/// let row = SchedulerRow { shape, operands, gpu_us: time(570.0), cpu_us: time(1.4), chose, reason };
+/// assert!(row.chose == "cpu" && row.cpu_us.high < row.gpu_us.low); // it chose well
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SchedulerRow {
     /// `m=1,k=768,n=2304`.
@@ -186,6 +271,18 @@ pub struct SchedulerRow {
 }
 
 /// Another engine beside this one, in turns on the same machine.
+///
+/// ```
+/// use gristmill::bench::{Estimate, PeerRow, ratios};
+///
+/// let (our_samples, their_samples) = (vec![93.0, 95.0, 99.0, 101.0, 98.0], vec![150.0, 168.0, 178.0, 187.0, 180.0]);
+/// let of = |samples: &[f64]| Estimate::of(samples).expect("samples");
+/// let [name, peer, peer_version, unit] = ["decode of 64", "llama.cpp, CPU", "b9999", "tok/s"].map(str::to_owned);
+/// let ratio = ratios(&our_samples, &their_samples).expect("pairs"); // of samples that were taken in turns
+/// let (ours, theirs) = (of(&our_samples), of(&their_samples));
+/// let row = PeerRow { name, peer, peer_version, unit, ours, theirs, ratio, our_samples, their_samples };
+/// assert!(row.ratio.high < 1.0); // slower, and no noise says otherwise
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PeerRow {
     /// The work.
@@ -209,6 +306,18 @@ pub struct PeerRow {
 }
 
 /// What a line is about.
+///
+/// ```
+/// use gristmill::bench::{Entry, Estimate, SchedulerRow};
+///
+/// let time = |median| Estimate { median, low: 0.9 * median, high: 1.1 * median };
+/// let [shape, operands, chose, reason] = ["m=1,k=64,n=64", "host", "cpu", "sooner"].map(str::to_owned);
+/// let row = SchedulerRow { shape, operands, gpu_us: time(570.0), cpu_us: time(1.4), chose, reason };
+/// let entry = Entry::Scheduler(row);
+/// let json = serde_json::to_value(&entry)?;
+/// assert_eq!((&json["kind"], &json["chose"]), (&"scheduler".into(), &"cpu".into()));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Entry {
@@ -225,6 +334,19 @@ pub enum Entry {
 }
 
 /// A line.
+///
+/// ```
+/// use gristmill::bench::{Entry, Environment, Estimate, Record, SchedulerRow, parse_records};
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let time = |median| Estimate { median, low: 0.9 * median, high: 1.1 * median };
+/// let [shape, operands, chose, reason] = ["m=1,k=64,n=64", "host", "cpu", "sooner"].map(str::to_owned);
+/// let row = SchedulerRow { shape, operands, gpu_us: time(570.0), cpu_us: time(1.4), chose, reason };
+/// let environment = Environment::of(&GpuCompute::new(ComputeBackend::Cpu)?);
+/// let record = Record::new(&environment, Entry::Scheduler(row));
+/// assert_eq!(parse_records(&record.to_line()?)?, [record]); // a line of a file
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// [`SCHEMA`].

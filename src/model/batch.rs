@@ -1,7 +1,13 @@
 //! Several sequences on one model: the slots of a key-value cache, each with its own tokens, computed together.
 //!
-//! A batch of rows holds tokens of any of them, of ragged lengths; a row says whose it is. Prompts are computed in blocks of
-//! rows, which a sequence may straddle. How sequences are written on is in `generation.rs`.
+//! A batch of rows holds tokens of any of them, of ragged lengths; a row says whose it is. So nothing is padded to the
+//! longest, and one sequence is the case of one slot. Prompts are computed in blocks of rows, which a sequence may
+//! straddle: one pass over a whole prompt would be as long as the prompt, past what a watchdog allows, and its activations
+//! as large. How sequences are written on is in `generation.rs`.
+//!
+//! A sequence remembers how many of its tokens are in the cache rather than that all are. Rewinding is then setting a
+//! number, and an error half way through a prompt leaves tokens that the next call computes, instead of a cache that is
+//! wrong.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,6 +28,20 @@ const BLOCK_ROWS: usize = 256;
 const LOGITS_BLOCK: usize = 4 << 20;
 
 /// Sequences on a model, one per slot, that are read and written together.
+///
+/// ```
+/// use gristmill::model::Config;
+/// use gristmill::{ComputeBackend, GpuCompute, GpuModel};
+///
+/// let config = Config::new(50, 16, 8, 2, 2); // vocabulary, context, width, layers, heads
+/// let model = GpuModel::random(&GpuCompute::new(ComputeBackend::Cpu)?, &config, 1)?;
+/// let mut batch = model.batch(2)?;
+/// let logits = batch.logits(&[(0, &[3, 1, 4]), (1, &[2])])?; // of ragged lengths, in one go
+/// assert_eq!([logits[0].len(), logits[1].len()], [3 * 50, 50]);
+/// batch.rewind(0, 1)?;
+/// assert_eq!((batch.tokens(0), batch.tokens(1)), (&[3][..], &[2][..]));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 pub struct Batch {
     pub(super) model: Arc<Model>,
     pub(super) cache: KvCache,

@@ -38,6 +38,17 @@ const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// What a checkpoint says about one tensor.
+///
+/// ```
+/// use gristmill::model::{Checkpoint, StoredType};
+///
+/// let checkpoint = Checkpoint::open("models/demo".as_ref())?;
+/// let name = checkpoint.names().find(|name| name.ends_with("wte.weight")).expect("token embeddings");
+/// let info = checkpoint.get(name).expect("a name that it listed");
+/// assert_eq!((info.dtype, &info.shape[..]), (StoredType::F16, &[4096, 256][..]));
+/// assert_eq!(info.byte_len(), 2 * 4096 * 256);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TensorInfo {
@@ -75,6 +86,17 @@ impl TensorInfo {
 
 /// A model's configuration and weights, inspected and ready to be read. Files stay open, so a file that is replaced
 /// later is not noticed, and one that is shortened ends in an error.
+///
+/// ```
+/// use gristmill::model::{Checkpoint, Config, to_f32};
+///
+/// let checkpoint = Checkpoint::open("models/demo".as_ref())?; // headers only
+/// let config = Config::from_json(checkpoint.config_json())?;
+/// let name = checkpoint.names().find(|name| name.ends_with("ln_f.weight")).expect("the last norm");
+/// let dtype = checkpoint.get(name).expect("a name that it listed").dtype;
+/// assert_eq!(to_f32(name, dtype, &checkpoint.read(name)?)?.len(), config.hidden_size);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 pub struct Checkpoint {
     origin: String,
     config: String,

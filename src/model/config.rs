@@ -67,6 +67,16 @@ const NOT_IMPLEMENTED: [(&str, &str); 14] = [
 ];
 
 /// The shape of a GPT-2 model, and the options that change what it computes.
+///
+/// ```
+/// use gristmill::model::Config;
+///
+/// assert_eq!(Config::gpt2_small().parameters()?, 124_439_808);
+/// let text = r#"{ "model_type": "gpt2", "n_embd": 48, "n_head": 5 }"#;
+/// let error = Config::from_json(text).expect_err("five heads do not divide 48");
+/// assert!(error.to_string().contains("n_head"));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Config {

@@ -24,6 +24,21 @@ use crate::tensor::{DType, Tensor};
 const AHEAD: usize = 2;
 
 /// What to write in a slot.
+///
+/// ```
+/// use gristmill::model::{Config, Request, Sampler};
+/// use gristmill::{ComputeBackend, GpuCompute, GpuModel};
+///
+/// let config = Config::new(50, 16, 8, 2, 2); // vocabulary, context, width, layers, heads
+/// let model = GpuModel::random(&GpuCompute::new(ComputeBackend::Cpu)?, &config, 1)?;
+/// let mut batch = model.batch(2)?;
+/// let read = Request { slot: 0, prompt: &[3, 1, 4], max_tokens: 2, stop: &[] };
+/// let other = Request { slot: 1, prompt: &[2], max_tokens: 3, ..Request::default() };
+/// let written = batch.generate(&[read, other], Sampler::default())?.collect::<Result<Vec<_>, _>>()?;
+/// assert_eq!(written.iter().filter(|(slot, _)| *slot == 0).count(), 2);
+/// assert_eq!(batch.tokens(1).len(), 1 + 3);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Request<'a> {
     /// Which one.
@@ -37,6 +52,19 @@ pub struct Request<'a> {
 }
 
 /// Why a sequence ended.
+///
+/// ```
+/// use gristmill::model::{Config, GenerateOptions, StopReason};
+/// use gristmill::{ComputeBackend, GpuCompute, GpuModel};
+///
+/// let config = Config::new(50, 16, 8, 2, 2); // vocabulary, context, width, layers, heads
+/// let model = GpuModel::random(&GpuCompute::new(ComputeBackend::Cpu)?, &config, 1)?;
+/// let mut session = model.session()?;
+/// let mut generation = session.generate(&[3, 1], session.default_options())?; // until the context of 16 is full
+/// assert_eq!(generation.by_ref().count(), 14);
+/// assert_eq!(generation.stop_reason().map(StopReason::name), Some("context_full"));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopReason {
@@ -184,6 +212,21 @@ impl Writer {
 
 /// New tokens of several sequences, as `(slot, token)`, one by one: those of a step follow each other in the order of the
 /// requests. Dropping it keeps those that were returned.
+///
+/// ```
+/// use gristmill::model::{Config, Request, Sampler};
+/// use gristmill::{ComputeBackend, GpuCompute, GpuModel};
+///
+/// let config = Config::new(50, 16, 8, 2, 2); // vocabulary, context, width, layers, heads
+/// let model = GpuModel::random(&GpuCompute::new(ComputeBackend::Cpu)?, &config, 1)?;
+/// let mut batch = model.batch(2)?;
+/// let request = |slot| Request { slot, prompt: &[3, 1], max_tokens: 2, stop: &[] };
+/// let mut generation = batch.generate(&[request(0), request(1)], Sampler::default())?;
+/// let (slot, token) = generation.next().expect("two tokens each")?;
+/// assert_eq!((slot, generation.tokens(0)), (0, &[3, 1, token][..]));
+/// assert!(generation.stop_reason(0).is_none()); // one of two
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct BatchGeneration<'a> {
     batch: &'a mut Batch,

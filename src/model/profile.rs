@@ -1,5 +1,10 @@
 //! Where the time of a token goes: the device's time of every dispatch of the decoding plan, as it is replayed, and what is
 //! left of the wall's.
+//!
+//! A profile of ops run one at a time is of another program: it has gaps that decoding has not, and no step in flight. So
+//! the plan itself is replayed with timestamps between its dispatches, after the same tokens were written without them, and
+//! the difference of the two is what looking cost. The rows and [`Profile::other`] add up to the wall's time by definition:
+//! what no dispatch accounts for has a row of its own and cannot hide.
 
 use std::time::Instant;
 
@@ -17,6 +22,24 @@ const WARM_UP: usize = 3;
 const GREEDY: Sampler = Sampler { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 };
 
 /// What the dispatches of one kernel take, per token.
+///
+/// ```
+/// use gristmill::model::Config;
+/// use gristmill::{ComputeBackend, Error, GpuCompute, GpuModel};
+///
+/// let config = Config::new(50, 16, 8, 2, 2); // vocabulary, context, width, layers, heads
+/// let model = GpuModel::random(&GpuCompute::new(ComputeBackend::Gpu)?, &config, 1)?;
+/// match model.profile(4, 8) {
+///     Ok(profile) => {
+///         let op = &profile.rows[0]; // the longest
+///         println!("{} times {}, {:.1} GB/s", op.dispatches, op.kernel, op.work.bytes / op.seconds / 1e9);
+///         assert!(op.dispatches > 0 && op.seconds > 0.0);
+///     }
+///     // Where timestamps cannot be written within a pass.
+///     Err(error) => assert!(matches!(error, Error::Limit { .. })),
+/// }
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct OpTime {
     /// The op.
@@ -32,6 +55,23 @@ pub struct OpTime {
 }
 
 /// A token, accounted for: the rows and [`other`](Profile::other) add up to `seconds`.
+///
+/// ```
+/// use gristmill::model::Config;
+/// use gristmill::{ComputeBackend, Error, GpuCompute, GpuModel};
+///
+/// let config = Config::new(50, 16, 8, 2, 2); // vocabulary, context, width, layers, heads
+/// let model = GpuModel::random(&GpuCompute::new(ComputeBackend::Gpu)?, &config, 1)?;
+/// match model.profile(4, 8) {
+///     Ok(profile) => {
+///         let dispatches: f64 = profile.rows.iter().map(|row| row.seconds).sum();
+///         assert!((dispatches + profile.other() - profile.seconds).abs() < 1e-9);
+///     }
+///     // Where timestamps cannot be written within a pass.
+///     Err(error) => assert!(matches!(error, Error::Limit { .. })),
+/// }
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Profile {

@@ -1,5 +1,10 @@
 //! Weights from a seed: the same bits in Rust, in Python (`tests/oracle/gpt2_oracle.py`) and on every machine, because only
 //! integers and correctly rounded f64 operations are used.
+//!
+//! So a test of a large model needs no file, and what PyTorch computed once for a seed can be committed as a few numbers. A
+//! counter rather than a state: any element can be made alone, so a matrix is made in the pieces in which it is uploaded.
+//! Scales follow the widths, so that activations keep their size from layer to layer, as in a model that was trained.
+//! Biases and norms are not left at 0 and 1, where forgetting them would show nothing.
 
 /// Uniform, mean 0, variance 1, for element `index` of the tensor `name`. Splitmix64 (Steele, Lea, Flood 2014) on a counter.
 fn element(base: u64, index: u64) -> f64 {

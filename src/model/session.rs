@@ -1,4 +1,9 @@
 //! One sequence: a batch of one slot.
+//!
+//! It is what most callers want, and has no code of its own for computing: a second path would have to be tested against
+//! the first for ever. A session borrows nothing and owns its cache, so that it can outlive the handle it was opened by.
+//! Errors about the caller's tokens come before anything changes; a session that refused a prompt goes on as if it had not
+//! been asked.
 
 use std::sync::Arc;
 
@@ -9,6 +14,20 @@ use crate::model::generation::{BatchGeneration, Request, StopReason};
 use crate::ops::Sampler;
 
 /// One sequence on a model.
+///
+/// ```
+/// use gristmill::model::Config;
+/// use gristmill::{ComputeBackend, GpuCompute, GpuModel};
+///
+/// let config = Config::new(50, 16, 8, 2, 2); // vocabulary, context, width, layers, heads
+/// let model = GpuModel::random(&GpuCompute::new(ComputeBackend::Cpu)?, &config, 1)?;
+/// let mut session = model.session()?;
+/// let logits = session.logits(&[3, 1, 4])?;
+/// assert_eq!(logits.len(), 3 * 50);
+/// session.rewind(2)?;
+/// assert_eq!(session.logits(&[4])?.len(), 50); // the same row again
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 pub struct Session {
     batch: Batch,
 }
@@ -111,6 +130,21 @@ fn negative_log_likelihood(logits: &[f32], token: usize) -> Result<f64> {
 }
 
 /// When to stop, and how to choose.
+///
+/// ```
+/// use gristmill::model::{Config, GenerateOptions, Sampler};
+/// use gristmill::{ComputeBackend, GpuCompute, GpuModel};
+///
+/// let config = Config::new(50, 16, 8, 2, 2); // vocabulary, context, width, layers, heads
+/// let model = GpuModel::random(&GpuCompute::new(ComputeBackend::Cpu)?, &config, 1)?;
+/// let mut session = model.session()?;
+/// let sampler = Sampler { temperature: 0.8, top_k: 40, top_p: 0.95, seed: 7 };
+/// let options = GenerateOptions { max_tokens: 4, sampler, ..session.default_options() };
+/// let drawn = session.generate(&[3, 1], options.clone())?.collect::<Result<Vec<u32>, _>>()?;
+/// let again = model.session()?.generate(&[3, 1], options)?.collect::<Result<Vec<u32>, _>>()?;
+/// assert!(drawn.len() == 4 && drawn == again); // one seed, one text
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateOptions {
     /// New tokens at most.
@@ -122,6 +156,22 @@ pub struct GenerateOptions {
 }
 
 /// New tokens, one by one. Dropping it keeps those that were returned.
+///
+/// ```
+/// use gristmill::model::{Config, GenerateOptions, StopReason};
+/// use gristmill::{ComputeBackend, GpuCompute, GpuModel};
+///
+/// let config = Config::new(50, 16, 8, 2, 2); // vocabulary, context, width, layers, heads
+/// let model = GpuModel::random(&GpuCompute::new(ComputeBackend::Cpu)?, &config, 1)?;
+/// let mut session = model.session()?;
+/// let options = GenerateOptions { max_tokens: 4, ..session.default_options() };
+/// let mut generation = session.generate(&[3, 1], options)?;
+/// while let Some(token) = generation.next() {
+///     println!("{}", token?);
+/// }
+/// assert_eq!(generation.stop_reason(), Some(StopReason::MaxTokens));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Generation<'a>(BatchGeneration<'a>);
 

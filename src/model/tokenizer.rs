@@ -1,4 +1,13 @@
 //! Text to token ids and back, by the `tokenizers` crate and a model's `tokenizer.json`.
+//!
+//! A tokenizer that is nearly right is wrong in silence, and that file is defined by what this crate does with it; writing
+//! another one would have to follow its every release. It is built without its C and C++ parts: `fancy-regex` in place of
+//! `onig`. Texts are capped, for patterns of that file can be slow, and its author may be a stranger.
+//!
+//! Streaming cannot decode ids one by one: a character may be spread over several, and some decoders treat the first id of
+//! a text differently. [`TextStream`] therefore decodes a window of ids and returns what is new in it, holds back bytes
+//! that do not end a character, and cuts the window every 64 ids, so that a long text costs no more per token than a short
+//! one.
 
 use std::path::Path;
 
@@ -8,6 +17,16 @@ use crate::error::{Error, Result};
 const MAX_TEXT: usize = 64 << 20;
 
 /// A model's tokenizer.
+///
+/// ```
+/// use gristmill::model::Tokenizer;
+///
+/// let tokenizer = Tokenizer::load("models/demo".as_ref())?.expect("a tokenizer.json");
+/// let ids = tokenizer.encode("A reference is")?;
+/// assert_eq!(ids, [33, 676, 297]);
+/// assert_eq!(tokenizer.decode(&ids)?, "A reference is");
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -72,6 +91,19 @@ impl Tokenizer {
 }
 
 /// Text as its tokens arrive. A character whose bytes are not all there yet is held back.
+///
+/// ```
+/// use gristmill::model::Tokenizer;
+///
+/// let tokenizer = Tokenizer::load("models/demo".as_ref())?.expect("a tokenizer.json");
+/// let (mut stream, mut text) = (tokenizer.stream(), String::new());
+/// for id in tokenizer.encode("A naïve reference is 3 €")? {
+///     text += &stream.push(id)?; // nothing until the bytes of a character are all there
+/// }
+/// text += &stream.finish()?;
+/// assert_eq!(text, "A naïve reference is 3 €");
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,

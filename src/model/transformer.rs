@@ -1,4 +1,9 @@
 //! The forward pass, one for all families: what a decoder-only transformer does to a batch of rows, as a list of ops.
+//!
+//! It is a function and no graph: ops record into a pass in the order in which they stand here, and decoding keeps that
+//! record and replays it. Nothing has to be scheduled, since one queue runs in order, and nothing planned for memory, since
+//! a tensor that is dropped here is the next one's buffer. Reading and writing are the same code on more rows or on fewer,
+//! so a prompt cannot be computed otherwise than the tokens after it; a model's family is its config and its weights.
 
 use crate::error::Result;
 use crate::gpu::GpuCompute;

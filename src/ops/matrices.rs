@@ -1,4 +1,10 @@
 //! Matrices that lie within a tensor: the operands of batched products.
+//!
+//! The heads of an activation are columns of its rows. Copying them into matrices of their own, as a product of plain
+//! tensors would ask, costs a dispatch and the memory for each of q, k and v. A view is an offset and strides that the
+//! kernel takes as they are. It can only be cut from a tensor and made smaller, so none reaches outside its tensor and no
+//! check has to be made again. General strides were refused: elements of a row stay neighbours, because a kernel reads them
+//! four at a time. What does not start at a multiple of 16 bytes is copied first.
 
 use std::ops::Range;
 
@@ -14,6 +20,21 @@ use crate::tensor::{DType, Tensor};
 /// smaller, so none reaches outside it.
 ///
 /// A tensor of less than four dimensions is one with leading dimensions of 1; a vector is a matrix of one row.
+///
+/// ```
+/// use gristmill::ops::{self, Matrices};
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+/// let x = gpu.tensor(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], &[2, 2, 2])?; // [m, heads, d]
+/// let heads = Matrices::from(&x).permuted([0, 2, 1])?; // a matrix [m, d] of each head, and nothing is moved
+/// assert_eq!(heads.shape(), [1, 2, 2, 2]);
+/// let (mut pass, mut scores) = (gpu.pass(), gpu.zeros(&[2, 2, 2])?);
+/// ops::matmul_transpose_b(&mut pass, heads, heads, 1.0, &mut scores)?;
+/// pass.submit()?;
+/// assert_eq!(gpu.read::<f32>(&scores)?, [1.0, 5.0, 5.0, 41.0, 13.0, 33.0, 33.0, 85.0]);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Matrices<'a> {
     tensor: &'a Tensor,

@@ -1,4 +1,12 @@
 //! Products: matrix times matrix, matrix times a transposed one, and the layers of a model.
+//!
+//! There are two ways to multiply because there are two bounds: a few rows are limited by how fast the weight is read, and
+//! each weight is read once by a kernel that spends no thought on tiles; more rows are limited by arithmetic, and tiles
+//! reuse what they read. The caller says `linear`, and the number of rows decides. Bias and activation are part of the
+//! product, where its sums are still in registers: apart they would read and write all of it again.
+//!
+//! A product deeper than one dispatch may sum is cut into several that add up, because a software adapter ends long loops
+//! without an error.
 
 use std::ops::Range;
 
@@ -36,6 +44,20 @@ fn parts(depth: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// What happens to a product before it is written: first the bias is added, then the activation applied.
+///
+/// ```
+/// use gristmill::ops::{self, Activation, Epilogue};
+/// use gristmill::{ComputeBackend, GpuCompute};
+///
+/// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+/// let (a, b) = (gpu.tensor(&[1.0, 2.0], &[1, 2])?, gpu.tensor(&[1.0, 0.0, 0.0, 1.0], &[2, 2])?);
+/// let bias = gpu.tensor(&[0.5, -4.0], &[2])?;
+/// let (mut pass, mut out) = (gpu.pass(), gpu.zeros(&[1, 2])?);
+/// ops::matmul_with(&mut pass, &a, &b, Epilogue { bias: Some(&bias), activation: Some(Activation::Relu) }, &mut out)?;
+/// pass.submit()?;
+/// assert_eq!(gpu.read::<f32>(&out)?, [1.5, 0.0]);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Epilogue<'a> {
     /// One element per column.

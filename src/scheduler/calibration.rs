@@ -1,4 +1,13 @@
 //! What a product costs on either side, from a few measured ones.
+//!
+//! Peak rates predict badly: a product of few tiles leaves an adapter partly idle, one of few rows is bound by memory, and
+//! the CPU's time depends on the cache that an operand fits. All of that is in measured times, so those are kept, at points
+//! a factor of four to sixteen apart, and what lies between follows their power law: interpolation in logarithms is exact
+//! for any cost that is proportional to a power of a dimension. One fitted formula would be wrong between the points, and
+//! no point show it.
+//!
+//! Transfers and the fixed cost of a call are kept apart from the product, because operands may be there already. A
+//! calibration names its adapter, driver and threads, and is refused elsewhere.
 
 use super::decision::{Cost, Place, Residency};
 use crate::error::{Error, Result};
@@ -9,6 +18,14 @@ use crate::ops::{self, MATVEC_ROWS};
 ///
 /// Between two points, times are interpolated in logarithms, so that they follow any power law. Beyond the last point of an
 /// axis they grow in proportion; below the first they stay as they are, unless it is the only one.
+///
+/// ```
+/// use gristmill::Table;
+///
+/// let table = Table { x: vec![1.0], y: vec![1e3, 1e5], seconds: vec![1e-5, 1e-3] };
+/// assert!((table.at(1.0, 1e4) / 1e-4 - 1.0).abs() < 1e-9); // between two points, by their power law
+/// assert!((table.at(1.0, 1e6) / 1e-2 - 1.0).abs() < 1e-9); // beyond the last, in proportion
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "models", derive(serde::Serialize, serde::Deserialize))]
 pub struct Table {
@@ -64,6 +81,16 @@ impl Table {
 /// however deep they are. Products of up to [`MATVEC_ROWS`] rows have a table of their own. The CPU's time depends on the
 /// shorter side of the product and on the size of the operand along its longer side, which decides whether it is read from
 /// a cache; to that comes writing the product, where that is dearer, and the memory for it.
+///
+/// ```
+/// use gristmill::{Calibration, Residency};
+///
+/// // Bytes a second to the device and back, seconds of a call, multiplications a second on the GPU and on the CPU.
+/// let calibration = Calibration::from_rates(1e9, 1e9, 1e-4, 1e12, 1e10);
+/// let gpu = |s| calibration.gpu_cost(s, s, s, Residency::HOST).total();
+/// let cpu = |s| calibration.cpu_cost(s, s, s, Residency::HOST).total();
+/// assert!(cpu(16) < gpu(16) && gpu(2048) < cpu(2048));
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "models", derive(serde::Serialize, serde::Deserialize))]
 pub struct Calibration {

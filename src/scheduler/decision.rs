@@ -1,9 +1,23 @@
 //! Where the operands of a product lie, what it is predicted to cost on either side, and why a side was chosen.
+//!
+//! A choice that cannot be explained cannot be corrected. So a decision is a value with both costs, by their parts, and a
+//! reason, and prints as one line: whether it is the transfer, the fixed cost or the product that decides is what a caller
+//! can act on, by keeping an operand on the device or by batching. A reason is an enum, and a test can ask for it, where a
+//! text would be compared with itself.
 
 use crate::error::Error;
 use crate::gpu::ComputeBackend;
 
 /// Where an operand lies, or where the product shall.
+///
+/// ```
+/// use gristmill::{Calibration, Place, Residency};
+///
+/// // Bytes a second to the device and back, seconds of a call, multiplications a second on the GPU and on the CPU.
+/// let calibration = Calibration::from_rates(1e9, 1e9, 1e-4, 1e12, 1e10);
+/// let cost = |b| calibration.gpu_cost(1, 4096, 4096, Residency { b, ..Residency::HOST });
+/// assert!(cost(Place::Host).upload > 1e3 * cost(Place::Device).upload); // the weight is on the device already
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Place {
     /// In host memory: the GPU needs a transfer.
@@ -16,6 +30,17 @@ pub enum Place {
 }
 
 /// Where the operands a and b of a product lie, and where it shall lie.
+///
+/// ```
+/// use gristmill::{Calibration, Residency};
+///
+/// // Bytes a second to the device and back, seconds of a call, multiplications a second on the GPU and on the CPU.
+/// let calibration = Calibration::from_rates(1e9, 1e9, 1e-4, 1e12, 1e10);
+/// let there = calibration.gpu_cost(64, 64, 64, Residency::DEVICE);
+/// assert_eq!((there.upload, there.download), (0.0, 0.0));
+/// let here = calibration.cpu_cost(64, 64, 64, Residency::HOST);
+/// assert_eq!((here.upload, here.download), (0.0, 0.0));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Residency {
     /// The first operand.
@@ -41,6 +66,13 @@ impl Residency {
 }
 
 /// What one side is predicted to take, in seconds.
+///
+/// ```
+/// use gristmill::Cost;
+///
+/// let cost = Cost { upload: 2e-5, fixed: 2.5e-4, compute: 1e-3, download: 0.0 };
+/// assert_eq!(cost.to_string(), "1.27 ms = upload 20.0 us + fixed 250.0 us + compute 1.00 ms");
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Cost {
     /// Transfers to the device.
@@ -87,6 +119,14 @@ impl std::fmt::Display for Time {
 }
 
 /// Why a side was chosen.
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute, HybridScheduler, Why};
+///
+/// let scheduler = HybridScheduler::with_gpu(GpuCompute::new(ComputeBackend::Cpu)?)?;
+/// assert!(matches!(scheduler.explain(64, 64, 64).why, Why::NoGpu(_)));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Why {
@@ -110,6 +150,16 @@ pub enum Why {
 }
 
 /// A choice, with its reason. `Display` is one line.
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute, HybridScheduler};
+///
+/// let scheduler = HybridScheduler::with_gpu(GpuCompute::new(ComputeBackend::Cpu)?)?;
+/// let decision = scheduler.explain(64, 64, 64);
+/// assert!(!decision.is_gpu());
+/// assert!(decision.to_string().starts_with("CPU: there is no GPU: "));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Decision {
     /// [`ComputeBackend::Gpu`] or [`ComputeBackend::Cpu`].

@@ -1,4 +1,10 @@
 //! Host memory for products, kept for the next one.
+//!
+//! Memory that the system hands out is not there until it is written, a page fault at a time, and for a product of little
+//! depth that can take longer than the product. A vector that was used before has its pages. What is kept is bounded twice,
+//! by number and by bytes, and the oldest goes first: a pool without bounds is a leak. A vector serves a product of at
+//! least half its size, unless it is small, because a large one lent to small products is missing when a large product
+//! comes.
 
 use std::sync::Mutex;
 
@@ -14,6 +20,19 @@ const MAX_IDLE_BYTES: usize = 256 << 20;
 const SMALL: usize = 4096;
 
 /// Gauges and counters of the memory behind [`HybridScheduler::matmul_pooled`](super::HybridScheduler::matmul_pooled).
+///
+/// ```
+/// use gristmill::{ComputeBackend, GpuCompute, HybridScheduler};
+///
+/// let scheduler = HybridScheduler::with_gpu(GpuCompute::new(ComputeBackend::Cpu)?)?;
+/// for _ in 0..3 {
+///     let product = scheduler.matmul_pooled(&[2.0], &[3.0], 1, 1, 1)?;
+///     scheduler.release_buffer(product);
+/// }
+/// let stats = scheduler.pool_stats();
+/// assert_eq!((stats.misses, stats.hits, stats.idle_buffers), (1, 2, 1));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HostPoolStats {

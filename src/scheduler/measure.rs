@@ -1,5 +1,10 @@
-//! Measuring a [`Calibration`]: a few dozen short products and transfers, each the first quartile of a few runs, because what
-//! else the machine does only ever adds to them.
+//! Measuring a [`Calibration`]: a few dozen short products and transfers, each the first quartile of a few runs, because
+//! what else the machine does only ever adds to them.
+//!
+//! A second is what a program can spend before its first product, so points that would take long are not run: they are in
+//! proportion to a smaller neighbour, which is what large products are. The least time would be that of a lucky run, and
+//! the median that of a machine that is busy half of the time; the first quartile is neither. What is measured is the call
+//! as it is made, submission and waiting included, less the fixed cost of a call that computes nothing to speak of.
 
 use std::time::Instant;
 

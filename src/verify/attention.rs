@@ -1,5 +1,8 @@
 //! Cases of attention. What came before the batch is put into the cache by earlier calls, which are checked as well; the
 //! cache is poisoned at first and compared word by word, so that a stray append shows and a stray read makes NaN.
+//!
+//! Sequences are ragged and share a batch, because that is where a row that takes another's slot or position is seen: with
+//! one sequence, or with all of one length, most such mistakes compute the right numbers.
 
 use super::bounds::{self, Attended};
 use super::inputs::{Fill, Inputs};

@@ -1,5 +1,9 @@
 //! Cases of products of views: batches, repeats, permutations and parts of tensors. And of the numbers and the identities
 //! that products must get right whatever their shape.
+//!
+//! A view is four strides and an offset, and two of them exchanged give a product of the same size from the wrong elements.
+//! So views are cut from larger tensors whose other elements are numbers as well: whoever reads those computes something
+//! else.
 
 use super::bounds;
 use super::inputs::{Fill, Inputs};

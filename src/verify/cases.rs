@@ -1,5 +1,10 @@
-//! The table: which ops at which shapes. A new op adds a paragraph to one of the rooms below; `tests/house.rs` says so if it
-//! does not.
+//! The table: which ops at which shapes. A new op adds a paragraph to one of the rooms below; `tests/house.rs` says so if
+//! it does not.
+//!
+//! It is one table for `cargo test`, `gristmill verify` and the mutants, in the library and not in `tests/`, so that a user
+//! can verify the adapter of their own machine with what the tests run. Shapes are chosen by where code branches: one, the
+//! ends of quads, subgroups, tiles and workgroups and their neighbours, none at all, grids that fold, and shapes of real
+//! models. A case names its inputs and seeds them by its name: a failure can be run alone and sees the same numbers.
 
 mod attention;
 mod batched;

@@ -1,4 +1,7 @@
 //! Cases of cast. The arithmetic is exact but for one rounding that is defined, so results are equal, bit by bit.
+//!
+//! A tolerance would hide the cases that matter: ties, subnormals, infinities and NaN are few among random numbers and off
+//! by one unit where they are wrong. So every half there is is converted, and on the way down every exponent and every tie.
 
 use super::Layout;
 use super::inputs::Inputs;

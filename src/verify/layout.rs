@@ -1,4 +1,7 @@
 //! Cases of transpose.
+//!
+//! Nothing is computed, so results are equal bit by bit, and the words are any bits at all: a kernel that moves floats
+//! through arithmetic may flush a subnormal or quieten a NaN, and numbers from -1 to 1 would not show it.
 
 use super::inputs::Inputs;
 use super::runner::{Bench, Stop, compare_words};

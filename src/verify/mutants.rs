@@ -15,6 +15,15 @@ pub use kinds::Operator;
 pub use run::{Examiner, Job, Setting, Survey, Verdict};
 
 /// One change to one shader.
+///
+/// ```
+/// use gristmill::verify::mutants;
+///
+/// let all = mutants::all();
+/// let mutant = all.iter().find(|mutant| mutant.stem() == "relu").expect("mutants of every kernel");
+/// println!("{}:{}: `{}` becomes `{}`", mutant.path, mutant.line, mutant.before, mutant.after);
+/// assert!(mutant.op == Some("relu") && mutant.before != mutant.after);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mutant {
     /// `shaders/softmax.wgsl`.

@@ -1,4 +1,9 @@
 //! Cases of the four products: matmul, matmul_transpose_b, linear and matvec.
+//!
+//! Some are integers whose sums are exact in any order: there results are equal or wrong, and a missing slice of the depth
+//! or a tile at the edge cannot hide. The others have a bound of |a| |b| for each element (Higham, Accuracy and Stability
+//! of Numerical Algorithms, chapter 3), which holds for every order of summing: one tolerance for a whole matrix would be
+//! too loose for most of its elements and, where numbers cancel, too tight for some.
 
 use super::bounds;
 use super::inputs::{Fill, Inputs};

@@ -1,4 +1,8 @@
 //! Cases of the ops that make one number of many: reduce and dot.
+//!
+//! A sum of many numbers in f32 is what its order makes of it, so the bound counts the roundings that an element meets, and
+//! integers are exact. Numbers far from zero and all negative ones are there for the neutral element: a maximum that starts
+//! at 0, or a tail of a workgroup that adds one, is right for inputs around zero.
 
 use super::bounds;
 use super::inputs::{Fill, Inputs};

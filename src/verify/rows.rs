@@ -1,4 +1,8 @@
 //! Cases of the ops on the rows of a batch: embed, gather, rope, argmax and advance.
+//!
+//! They read indices, and an index out of range is clamped and answers with another row, in silence. So the ends of every
+//! table and chunk are among the ids, fields that an op has no business with hold numbers that would show, and results are
+//! compared for equality wherever nothing is computed.
 
 use super::bounds;
 use super::inputs::Inputs;

@@ -1,5 +1,10 @@
-//! Runs an op between guards. An output is a view in the middle of a buffer, at least 4 KiB from either end; afterwards the whole buffer is read back, and outside the view not a bit may have changed, the tails of the view's rows
-//! must be zero, and the rest is the result. On the CPU backend tensors are dense and there is nothing to guard.
+//! Runs an op between guards. An output is a view in the middle of a buffer, at least 4 KiB from either end; afterwards the
+//! whole buffer is read back, and outside the view not a bit may have changed, the tails of the view's rows must be zero,
+//! and the rest is the result. On the CPU backend tensors are dense and there is nothing to guard.
+//!
+//! A comparison of results alone sees none of that: a kernel that writes past its rows corrupts a neighbour in a model and
+//! not in a test, and one that reads beyond them finds zeros in a fresh buffer. So memory is poisoned with NaN before it is
+//! used, guards differ from buffer to buffer, and operands lie in several layouts, in which no pitch can pass for another.
 
 use std::collections::BTreeSet;
 

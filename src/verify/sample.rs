@@ -1,5 +1,9 @@
 //! Cases of sample. What is drawn must be what the twin draws, unless the uniform lies so near to a step of the
 //! distribution that the rounding errors of f32 may take it across; how near follows from `bounds::step`.
+//!
+//! A test of frequencies would need many thousand draws to see a token too few at the cut of a top-p, and would still pass
+//! a sampler that is off by one for one seed. With a counter for a random number generator the draw is a function, and a
+//! function can be compared, one by one.
 
 use super::bounds;
 use super::inputs::Inputs;

@@ -1,4 +1,9 @@
 //! The shapes, and the operands of each: random numbers that follow from the row's name.
+//!
+//! Shapes are those of GPT-2 small and of an 8B Llama, beside powers of two that other engines publish. Numbers are random,
+//! since a device may be faster on zeros than on anything a model has; and they are seeded by name, so that a row is the
+//! same one alone or among others. Some elements of every output are compared with the twin before anything is timed. That
+//! is to see that it is the right thing that is timed; how right it is, `verify` says.
 
 use super::{Format, Host, Row, Set, Spec};
 use crate::error::Result;

@@ -1,4 +1,9 @@
 //! `model.safetensors.index.json`: which file of a sharded checkpoint holds which tensor.
+//!
+//! It names files, and it may come from a stranger: a name such as `../../.ssh/id_rsa` must never be opened. So names are
+//! plain ones that end in `.safetensors`, checked before any is. The index is not trusted for anything else: what a tensor
+//! is and where it lies is what its shard's header says, and the two must agree on every name, so that a shard of another
+//! download is noticed and not mixed in.
 
 use std::collections::BTreeMap;
 use std::fmt;

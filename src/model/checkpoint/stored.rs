@@ -1,4 +1,8 @@
 //! The number types a safetensors file can hold, and their way to `f32`.
+//!
+//! All types of the format are known here, not only those that are read: a file with one of the others is valid, and its
+//! error is "stored as F8_E4M3", by tensor, instead of a file that does not parse. Sizes are counted in bits, for the 4-
+//! and 6-bit types have no whole bytes. f16 and bf16 become f32 exactly.
 
 use std::fmt;
 
@@ -8,6 +12,15 @@ use crate::error::{Error, Result};
 
 /// How one element of a tensor is stored. Every type of safetensors 0.8 has a name here, so that any valid file can
 /// be listed; [`to_f32`] says which of them can be read as numbers.
+///
+/// ```
+/// use gristmill::model::{StoredType, to_f32};
+///
+/// let stored = StoredType::from_name("BF16").expect("a name of the format");
+/// assert_eq!(stored.byte_len(&[2, 3]), Some(12));
+/// assert_eq!(to_f32("x", stored, &[0x80, 0x3f, 0x00, 0xc0])?, [1.0, -2.0]);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[allow(missing_docs, reason = "each variant is the format's own name for the type")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

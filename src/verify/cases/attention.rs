@@ -1,4 +1,7 @@
 //! Rows of attention.
+//!
+//! Key-value heads from one for all to one for each, head sizes that are no multiple of a quad or of a workgroup, prefixes
+//! around the 64 positions that a kernel takes at a time, and ragged batches; masked and not in turn.
 
 use super::Table;
 use crate::verify::attention::{Attending, attention};

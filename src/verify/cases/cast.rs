@@ -1,4 +1,7 @@
 //! Rows of casts.
+//!
+//! There are few enough halves for all of them. Of the 2^32 floats, those that round to even, every exponent and random
+//! bits; and rows that lie dense or padded on either side, since two halves share a word and a row may end amid one.
 
 use super::Table;
 use crate::reference::Cast;

@@ -1,4 +1,7 @@
 //! Rows of the ops that look at one element at a time.
+//!
+//! One list of shapes and numbers for all of them, so that an op that is added gets every shape that the others have; among
+//! them columns that are too few or too many for a quad, whose padding must stay zero.
 
 use super::Table;
 use crate::reference::Gelu;

@@ -1,4 +1,7 @@
 //! Rows of transpose.
+//!
+//! A tile is 32 by 32, and what goes wrong goes wrong at its edges: sides around it, long and tall matrices of a few rows,
+//! and batches, of which there may be none.
 
 use super::Table;
 use crate::tensor::DType;

@@ -1,4 +1,7 @@
 //! Rows of the norms and softmaxes.
+//!
+//! Lengths around the subgroup and the workgroup and up to a model's widest, means far from zero, constant rows, where the
+//! variance is nothing but eps, and rows that are not the first of their tensor.
 
 use super::Table;
 use crate::verify::inputs::Inputs;

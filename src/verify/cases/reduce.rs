@@ -1,4 +1,7 @@
 //! Rows of the ops that make one number of many.
+//!
+//! Lengths around a workgroup and around a part, beyond which a row is reduced in several dispatches, and as many as 70
+//! parts.
 
 use super::Table;
 use crate::ops::PART;

@@ -1,4 +1,7 @@
 //! Rows of the ops that work on the rows of a batch.
+//!
+//! Weights in one piece and in chunks, since a vocabulary's matrix exceeds a binding on some adapters: a row must come from
+//! its chunk, at its place in it. And batches beyond the 65,535 workgroups of one dimension of a grid.
 
 use super::Table;
 use crate::kernel::Format;

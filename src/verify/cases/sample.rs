@@ -1,4 +1,7 @@
 //! Rows of sample.
+//!
+//! Each way of drawing has code of its own, so each is tried on flat, peaked, tied and extreme logits and at the borders of
+//! its options; seeds differ in both halves from case to case, but for those whose seed is the point.
 
 use super::Table;
 use crate::reference::Sampler;

@@ -1,6 +1,18 @@
 //! The kinds of mistakes.
+//!
+//! They are those that are easily made in a kernel: an edge that is off by one, a barrier that is missing, a mask that lets
+//! through, a pitch for a width, the variance in one pass. A kind says what is exchanged for what, in one place, because
+//! what a mutant is not must be said as well: a change that makes nothing wrong is no mistake, and counting it among the
+//! survivors would hide those that count.
 
 /// What kind of mistake a mutant makes.
+///
+/// ```
+/// use gristmill::verify::mutants::Operator;
+///
+/// let names: Vec<&str> = Operator::ALL.into_iter().map(Operator::name).collect();
+/// assert_eq!(names[..3], ["arithmetic", "bound", "logic"]);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operator {
     /// Another arithmetic operator (`+` for `-`, `+` for `*`, `*` for `/`, `/` for `%`, `|` for `&`), or a lost minus sign.

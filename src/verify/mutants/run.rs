@@ -1,4 +1,10 @@
 //! Running mutants: which cases can see one, and what became of it.
+//!
+//! Every case against every mutant would take far too long, and most could not see it. A survey first runs each case once
+//! with nothing broken, and notes which kernels it dispatches and how long it takes; a mutant then meets the cases that
+//! compile its text, short ones first, until one fails. A mutant whose text was never compiled is not a survivor but
+//! unseen, a different finding. Each mutant has devices of its own, because what it writes where it should not must not
+//! fail, or save, the next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,6 +20,13 @@ use crate::verify::{Case, Layout, Outcome, cases, execute};
 
 /// How a device is opened and how operands lie: between them, every kernel is dispatched, and no operand can pass for
 /// another because both lie alike.
+///
+/// ```
+/// use gristmill::verify::mutants::{Job, Setting};
+///
+/// let jobs = Setting::ALL.map(|setting| Job { setting, case: 0 }.to_string());
+/// assert_eq!(jobs, ["adapter:0", "plain:0", "dense:0", "mixed:0", "plain-dense:0", "plain-mixed:0"]);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Setting {
     /// The adapter as it is.
@@ -65,6 +78,15 @@ impl Setting {
 }
 
 /// One case in one setting; written `plain:17`.
+///
+/// ```
+/// use gristmill::verify::mutants::{Job, Setting};
+///
+/// let job: Job = "plain:17".parse()?;
+/// assert_eq!(job, Job { setting: Setting::Plain, case: 17 });
+/// assert!("nowhere:17".parse::<Job>().is_err());
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Job {
     /// The setting.
@@ -101,6 +123,17 @@ struct Ran {
 
 /// The cases as they are with nothing broken: which kernels each dispatches, how long it takes, and that it passes, without
 /// which nothing could be said of a mutant that fails it.
+///
+/// ```
+/// use gristmill::verify::mutants::{self, Survey};
+///
+/// let survey = Survey::run(None, Some(&["relu"].into()), |_| ())?; // on the first adapter
+/// assert!(survey.failures.is_empty(), "{:?}", survey.failures);
+/// let mutant = mutants::all().into_iter().find(|mutant| mutant.op == Some("relu")).expect("mutants of every kernel");
+/// let jobs = survey.jobs(&mutant);
+/// println!("{} comes first", survey.name(&jobs[0]));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Survey {
     cases: Vec<Case>,
@@ -190,6 +223,20 @@ impl Survey {
 }
 
 /// What became of a mutant.
+///
+/// ```
+/// use gristmill::verify::mutants::{self, Examiner, Operator, Survey, Verdict};
+///
+/// let survey = Survey::run(None, Some(&["relu"].into()), |_| ())?;
+/// let mutants = mutants::all();
+/// let is_wanted = |m: &&mutants::Mutant| m.op == Some("relu") && m.operator == Operator::Builtin;
+/// let of_relu = mutants.iter().find(is_wanted).expect("min for max");
+/// match Examiner::new(None).examine(of_relu, &survey.jobs(of_relu), |_| ())? {
+///     Verdict::Caught { message, .. } => println!("{}: {message}", of_relu.after),
+///     other => panic!("{}: {other:?}", of_relu.after),
+/// }
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// A case failed.
@@ -206,6 +253,18 @@ pub enum Verdict {
 }
 
 /// Runs the cases of mutants, each on devices of its own: what one wrote where it should not, the next never sees.
+///
+/// ```
+/// use gristmill::verify::mutants::{self, Examiner, Survey, Verdict};
+///
+/// let survey = Survey::run(None, Some(&["relu"].into()), |_| ())?;
+/// let mutants = mutants::all();
+/// let of_add = mutants.iter().find(|mutant| mutant.op == Some("add")).expect("mutants of every kernel");
+/// // No case of relu compiles the text of add, and an examiner says that rather than that the mutant survived.
+/// let jobs = survey.jobs(&mutants[mutants.iter().position(|mutant| mutant.op == Some("relu")).expect("some")]);
+/// assert_eq!(Examiner::new(None).examine(of_add, &jobs[..1], |_| ())?, Verdict::Unseen);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Examiner {
     cases: Vec<Case>,

@@ -1,5 +1,8 @@
 //! Just enough of WGSL's grammar to change it: tokens with their places, functions with their bodies. naga judges the
 //! result, so nothing here has to refuse anything.
+//!
+//! A change of naga's module could not be shown as the line that somebody would have written, and a survivor must be read
+//! to be argued about. Patterns on the text alone would change comments and types.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
