@@ -81,10 +81,10 @@ fn handles_cross_threads() {
     both::<gristmill::kernel::Kernel>();
     #[cfg(feature = "models")]
     both::<gristmill::GpuModel>();
-    let _ = send(GpuCompute::open_async(&Options::new(ComputeBackend::Cpu)));
+    drop(send(GpuCompute::open_async(&Options::new(ComputeBackend::Cpu))));
     let gpu = GpuCompute::new(ComputeBackend::Cpu).unwrap();
     send(gpu.pass());
-    let _ = send(gpu.pass().submit_async());
+    drop(send(gpu.pass().submit_async()));
     let _: Option<AsyncGpuResult<Vec<f32>>> = send(None);
 }
 
