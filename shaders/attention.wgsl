@@ -2,7 +2,8 @@
 //! out[r, h] = sum over j of softmax_j(scale * q[r, h] . key[j]) value[j], and appends key and value of row r.
 //! rows:[m]  qkv:[m, (H + 2 G) D]  keys, values:[slots * context, G D]  out:[m, H D], H query heads, G key heads.
 //! Row r attends to its slot's positions up to its own (causal) or to all of them. Positions before this batch come from
-//! keys and values, positions of this batch from qkv: what another workgroup appends is never read here.
+//! keys and values, positions of this batch from qkv, as the cache would have them: what another workgroup appends is never
+//! read here, and how a sequence is cut into batches changes nothing.
 //! A workgroup owns one row and one query head and walks the positions in tiles of WG: an invocation computes one score,
 //! then WG invocations share out the D outputs. Online softmax: running maximum, running sum, rescaled outputs.
 
@@ -12,7 +13,12 @@ const WG = 64u;
 const D = 64u;
 /// A row does not see later rows of its slot. Mode: 1u, 0u
 const CAUSAL = 1u;
+/// Keys and values are kept as halves (1), or as floats (0). Mode: 0u, 1u
+const HALF = 0u;
 
+/// Elements in a word of keys and values. A word holds those of one head.
+const PER = 1u + HALF;
+const_assert D % PER == 0u;
 /// Outputs per invocation.
 const OWN = (D + WG - 1u) / WG;
 /// Below every score; finite, because WGSL may assume that infinities do not occur.
@@ -30,7 +36,7 @@ struct Params {
     kv_heads: u32,
     /// Row pitch of qkv, in elements.
     qkv_pitch: u32,
-    /// Row pitch of keys and values, in elements.
+    /// Row pitch of keys and values, in words.
     kv_pitch: u32,
     /// Row pitch of out, in elements.
     out_pitch: u32,
@@ -42,13 +48,44 @@ struct Params {
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> rows: array<Row>;
 @group(0) @binding(1) var<storage, read> qkv: array<f32>;
-@group(0) @binding(2) var<storage, read_write> keys: array<f32>;
-@group(0) @binding(3) var<storage, read_write> values: array<f32>;
+@group(0) @binding(2) var<storage, read_write> keys: array<u32>;
+@group(0) @binding(3) var<storage, read_write> values: array<u32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
 var<workgroup> query: array<f32, D>;
 var<workgroup> weights: array<f32, WG>;
 var<workgroup> maxima: array<f32, WG>;
+
+/// The word of the cache for element `at` of qkv, or for it and the next one.
+fn kept(at: u32) -> u32 {
+    if HALF == 1u {
+        return pack2x16float(vec2f(qkv[at], qkv[at + 1u]));
+    }
+    return bitcast<u32>(qkv[at]);
+}
+
+/// The numbers in a word of the cache: two, or one and nothing.
+fn numbers(word: u32) -> vec2f {
+    if HALF == 1u {
+        return unpack2x16float(word);
+    }
+    return vec2f(bitcast<f32>(word), 0.0);
+}
+
+/// The product of the query with the word of its head that holds element `d`.
+fn product(d: u32, word: u32) -> f32 {
+    let pair = numbers(word);
+    if HALF == 1u {
+        return query[d] * pair.x + query[d + 1u] * pair.y;
+    }
+    return query[d] * pair.x;
+}
+
+/// Element `d` of a head, in the word that holds it.
+fn element(d: u32, word: u32) -> f32 {
+    let pair = numbers(word);
+    return select(pair.x, pair.y, d % PER == 1u);
+}
 
 /// The position of the last row of r's sequence in this batch.
 fn last_position(r: u32) -> u32 {
@@ -72,10 +109,10 @@ fn attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_inde
 
     // The first query head of each group appends.
     if head % (p.heads / p.kv_heads) == 0u {
-        let to = (cache_row + row.position) * p.kv_pitch + kv_head * D;
-        for (var d = lane; d < D; d += WG) {
-            keys[to + d] = qkv[r * p.qkv_pitch + key_column + d];
-            values[to + d] = qkv[r * p.qkv_pitch + value_column + d];
+        let to = (cache_row + row.position) * p.kv_pitch + kv_head * D / PER;
+        for (var i = lane; i < D / PER; i += WG) {
+            keys[to + i] = kept(r * p.qkv_pitch + key_column + i * PER);
+            values[to + i] = kept(r * p.qkv_pitch + value_column + i * PER);
         }
     }
     for (var d = lane; d < D; d += WG) {
@@ -96,14 +133,14 @@ fn attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_inde
         if position <= last {
             score = 0.0;
             if position < start {
-                let at = (cache_row + position) * p.kv_pitch + kv_head * D;
-                for (var d = 0u; d < D; d++) {
-                    score += query[d] * keys[at + d];
+                let at = (cache_row + position) * p.kv_pitch + kv_head * D / PER;
+                for (var d = 0u; d < D; d += PER) {
+                    score += product(d, keys[at + d / PER]);
                 }
             } else {
                 let at = (row.first + position - start) * p.qkv_pitch + key_column;
-                for (var d = 0u; d < D; d++) {
-                    score += query[d] * qkv[at + d];
+                for (var d = 0u; d < D; d += PER) {
+                    score += product(d, kept(at + d));
                 }
             }
         }
@@ -132,14 +169,16 @@ fn attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_inde
             running_sum += weight;
             let position = tile + t;
             if position < start {
-                let at = (cache_row + position) * p.kv_pitch + kv_head * D;
+                let at = (cache_row + position) * p.kv_pitch + kv_head * D / PER;
                 for (var i = 0u; i < OWN; i++) {
-                    sums[i] += weight * values[at + min(lane + i * WG, D - 1u)];
+                    let d = min(lane + i * WG, D - 1u);
+                    sums[i] += weight * element(d, values[at + d / PER]);
                 }
             } else {
                 let at = (row.first + position - start) * p.qkv_pitch + value_column;
                 for (var i = 0u; i < OWN; i++) {
-                    sums[i] += weight * qkv[at + min(lane + i * WG, D - 1u)];
+                    let d = min(lane + i * WG, D - 1u);
+                    sums[i] += weight * element(d, kept(at + d / PER * PER));
                 }
             }
         }

@@ -30,7 +30,7 @@ impl KvCache {
 pub(crate) fn forward(pass: &mut Pass, model: &Model, cache: &mut KvCache, rows: &Tensor, cut: bool) -> Result<Tensor> {
     let weights = &model.weights;
     let mut x = pass.tensor(&[rows.rows(), model.config.hidden_size])?;
-    ops::embed(pass, rows, &weights.tokens, &weights.positions, &mut x)?;
+    ops::embed(pass, rows, &weights.tokens, Some(&weights.positions), &mut x)?;
     // What the block before has to add to x.
     let mut added: Option<Tensor> = None;
     for (i, (layer, kv)) in weights.layers.iter().zip(&mut cache.layers).enumerate() {
