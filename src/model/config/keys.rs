@@ -16,6 +16,7 @@ const MAX_VALUE: usize = 1 << 16;
 const MAX_KEYS: usize = 4096;
 
 /// The keys of an object, each with its value as written: no number is rounded before it is checked.
+#[derive(Default)]
 pub(super) struct Keys<'a> {
     /// What stands before a key in messages: nothing, or the key of the object and a dot.
     path: String,
@@ -40,10 +41,10 @@ impl<'a> Keys<'a> {
         Ok(Some(keys))
     }
 
-    /// The keys that are not among `known` and say something.
-    pub(super) fn unknown(&self, known: &[&str]) -> Option<(&str, &'a str)> {
+    /// The first key that is not among `known` and is not null.
+    pub(super) fn unknown(&self, known: &[&str]) -> Option<&str> {
         let mut others = self.values.iter().filter(|(key, value)| !known.contains(&key.as_str()) && **value != "null");
-        others.next().map(|(key, value)| (key.as_str(), *value))
+        others.next().map(|(key, _)| key.as_str())
     }
 
     /// Refuses keys that ask for what is not implemented; with each the value at which it asks for nothing. Null, `false`,

@@ -8,7 +8,7 @@
 use super::keys::Keys;
 use super::{Config, Family, MAX_EOS, rope};
 use crate::error::Result;
-use crate::ops::{Activation, Gelu};
+use crate::ops::Activation;
 
 /// Keys that change a result and are not implemented. The families know the first one; others come from descendants that kept
 /// a `model_type` of these: experts, capped or scaled logits, layers without positions, norms elsewhere.
@@ -84,13 +84,7 @@ pub(super) fn read(keys: &Keys<'_>, family: Family) -> Result<Config> {
     let head_dim = keys.integer_or_null("head_dim", defaults.head_dim)?;
     let positions = keys.integer(&["max_position_embeddings"], defaults.positions)?;
     let layers = keys.integer(&["num_hidden_layers"], 32)?;
-    let mut config = Config::new(
-        keys.integer(&["vocab_size"], defaults.vocab)?,
-        positions,
-        hidden,
-        layers,
-        heads,
-    );
+    let mut config = Config::new(keys.integer(&["vocab_size"], defaults.vocab)?, positions, hidden, layers, heads);
     config.family = family;
     config.n_kv_heads = keys.integer_or_null("num_key_value_heads", defaults.kv_heads)?.unwrap_or(heads);
     if let Some(head_dim) = head_dim {
@@ -111,21 +105,16 @@ pub(super) fn read(keys: &Keys<'_>, family: Family) -> Result<Config> {
     config.bos = keys.tokens("bos_token_id", 1, config.vocab_size, defaults.bos)?.first().copied();
     check_window(keys, &config, defaults.window)?;
     // Before its angles are computed, of which there are as many as a head has pairs.
-    config.validate()?;
+    config.validate_sizes()?;
     config.rope = Some(rope::read(keys, &config)?);
     Ok(config)
 }
 
-/// A gate's nonlinearity.
+/// The nonlinearity of the gate; the kernel has one.
 fn activation(keys: &Keys<'_>) -> Result<Activation> {
     const KEY: &str = "hidden_act";
     match keys.parsed::<String>(KEY, "a name")?.as_deref() {
         None | Some("silu" | "swish") => Ok(Activation::Silu),
-        Some("gelu" | "gelu_python") => Ok(Activation::Gelu(Gelu::Exact)),
-        Some("gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_accurate") => {
-            Ok(Activation::Gelu(Gelu::Tanh))
-        }
-        Some("relu") => Ok(Activation::Relu),
         Some(_) => Err(keys.unsupported(KEY)),
     }
 }

@@ -10,9 +10,24 @@ use crate::ops::{Pairing, rope_frequencies};
 
 /// Keys that an object of rope parameters may have; a type that has no use for one leaves it alone.
 const KNOWN: [&str; 18] = [
-    "rope_type", "type", "rope_theta", "factor", "partial_rotary_factor", "original_max_position_embeddings",
-    "attention_factor", "beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor", "mscale", "mscale_all_dim",
-    "truncate", "short_factor", "long_factor", "finetuned", "max_position_embeddings",
+    "rope_type",
+    "type",
+    "rope_theta",
+    "factor",
+    "partial_rotary_factor",
+    "original_max_position_embeddings",
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "low_freq_factor",
+    "high_freq_factor",
+    "mscale",
+    "mscale_all_dim",
+    "truncate",
+    "short_factor",
+    "long_factor",
+    "finetuned",
+    "max_position_embeddings",
 ];
 
 /// Rotary positions of queries and keys.
@@ -53,18 +68,17 @@ impl Rotary {
 pub(super) fn read(keys: &Keys<'_>, config: &Config) -> Result<Rotary> {
     // The older name wins, as it does in transformers, which reads it into the newer one.
     let parameters = match keys.object("rope_scaling")? {
-        Some(older) => Some(older),
-        None => keys.object("rope_parameters")?,
+        Some(older) => older,
+        None => keys.object("rope_parameters")?.unwrap_or_default(),
     };
-    let parameters = parameters.as_ref().unwrap_or(keys);
-    let within = !std::ptr::eq(parameters, keys);
-    if let Some((key, _)) = parameters.unknown(&KNOWN).filter(|_| within) {
+    if let Some(key) = parameters.unknown(&KNOWN) {
         return Err(parameters.unsupported(key));
     }
     let base = parameters.positive("rope_theta")?.or(keys.positive("rope_theta")?).unwrap_or(10_000.0);
     let rotary = Rotary::new(config.head_dim, base);
-    let kind = |key| if within { parameters.parsed::<String>(key, "a name") } else { Ok(None) };
+    let kind = |key| parameters.parsed::<String>(key, "a name");
     let kind = kind("rope_type")?.or(kind("type")?).unwrap_or_else(|| "default".to_owned());
+    let parameters = &parameters;
     let scaled = Scaled { keys, parameters, config, rotary };
     let rotary = match kind.as_str() {
         "proportional" => scaled.proportional()?,
@@ -85,7 +99,8 @@ pub(super) fn read(keys: &Keys<'_>, config: &Config) -> Result<Rotary> {
         }
     };
     if !rotary.is_finite() {
-        return Err(parameters.bad("rope_theta", format!("{base:e}, scaled by `{kind}`, makes frequencies that are no numbers")));
+        return Err(parameters
+            .bad("rope_theta", format!("{base:e}, scaled by `{kind}`, makes frequencies that are no numbers")));
     }
     Ok(Rotary { scaling: kind, ..rotary })
 }
