@@ -8,9 +8,8 @@ use gristmill::{ComputeBackend, Error, GpuCompute, GpuModel, Options, Result};
 
 /// Every model of `tests/oracle` but a6, which has GPT-2's own width and vocabulary and a test of its own: GPT-2 (a, b); Llama,
 /// Qwen2 and Qwen3 (c, d).
-const SMALL: [&str; 19] = [
-    "a1", "a2", "a3", "a4", "a5", "b1", "b2", "b3", "b4", "c1", "c2", "c3", "c4", "c5", "c6", "c7", "d1", "d2", "d3",
-];
+const SMALL: [&str; 19] =
+    ["a1", "a2", "a3", "a4", "a5", "b1", "b2", "b3", "b4", "c1", "c2", "c3", "c4", "c5", "c6", "c7", "d1", "d2", "d3"];
 
 fn greedy(model: &GpuModel, prompt: &[u32], max_tokens: usize) -> Vec<u32> {
     let mut session = model.session().unwrap();
@@ -296,8 +295,9 @@ fn sessions_stop_rewind_and_go_on() {
     assert_eq!(prompt.len() + count, model.config().n_positions);
 }
 
-/// Keys and values in halves: 2^-11 of each is lost. What that does to the likelihood of these models was measured at 6e-3 and
-/// less; to lose a digit more would show. How a sequence is cut changes no more than rounding does, as with floats.
+/// Keys and values in halves: 2^-11 of each is lost. What that does to the likelihood of these models was measured at 5e-3 and
+/// less; to lose another digit or two would show. A row sees the others rounded, whether they are of its own block or of an earlier
+/// one.
 #[test]
 fn keys_and_values_may_be_halves() {
     for gpu in [gpu(), Some(cpu())].into_iter().flatten() {
@@ -309,18 +309,17 @@ fn keys_and_values_may_be_halves() {
             let mut session = model.session_with(&options).unwrap();
             let nll = session.nll(&tokens, |_| ()).unwrap();
             let difference = largest_difference(id, nll, &oracle.nll());
-            assert!((1e-6..2e-2).contains(&difference), "{id}: nll differs by {difference:e}");
+            assert!((1e-6..1e-2).contains(&difference), "{id}: nll differs by {difference:e}");
             println!("{id}: keys and values in halves move the nll by {difference:.1e}");
 
-            session.rewind(0).unwrap();
-            let whole: Vec<f64> = session.logits(&tokens).unwrap().into_iter().map(f64::from).collect();
-            session.rewind(0).unwrap();
-            let mut parts = Vec::new();
-            for part in [&tokens[..1], &tokens[1..3], &tokens[3..20], &tokens[20..]] {
-                parts.extend(session.logits(part).unwrap());
-            }
-            assert_eq!(parts.len(), tokens.len() * vocab);
-            assert!(largest_difference(id, parts.into_iter().map(f64::from), &whole) < 1e-4, "{id}");
+            // By one kernel each, so that no rounding differs before the halves do.
+            let mut in_blocks = |size: usize| {
+                session.rewind(0).unwrap();
+                let logits = tokens.chunks(size).flat_map(|block| session.logits(block).unwrap());
+                logits.map(f32::to_bits).collect::<Vec<u32>>()
+            };
+            let (single, blocks) = (in_blocks(1), in_blocks(7));
+            assert!(single.len() == tokens.len() * vocab && (single == blocks || !gpu.is_gpu()), "{id}");
         }
     }
 }
@@ -341,7 +340,8 @@ fn a_session_has_the_context_it_asks_for() {
         // Slots follow each other by the context of the batch, not by the model's.
         let mut batch = model.batch_with(3, &options).unwrap();
         let both = batch.logits(&[(2, &tokens[..20]), (0, &tokens[5..20])]).unwrap();
-        let alone: Vec<f64> = model.session().unwrap().logits(&tokens[..20]).unwrap().into_iter().map(f64::from).collect();
+        let alone: Vec<f64> =
+            model.session().unwrap().logits(&tokens[..20]).unwrap().into_iter().map(f64::from).collect();
         assert!(largest_difference("slot 2", both[0].iter().map(|&v| f64::from(v)), &alone) < 1e-4);
         for context in [0, positions + 1, usize::MAX] {
             let options = SessionOptions { context, ..options };
@@ -423,7 +423,9 @@ fn a_stored_head_is_tied_if_it_is_the_embedding() {
     let tied = load(|_| ());
     assert!(tied.config().tied_head);
     let oracle = oracle("d2");
-    assert!(largest_difference("d2", tied.session().unwrap().nll(&oracle.tokens(), |_| ()).unwrap(), &oracle.nll()) < 1e-4);
+    assert!(
+        largest_difference("d2", tied.session().unwrap().nll(&oracle.tokens(), |_| ()).unwrap(), &oracle.nll()) < 1e-4
+    );
     // The rows of the first and the last token change places.
     let untied = load(|bytes| {
         let (row, end) = (2 * 48, bytes.len());
@@ -575,9 +577,14 @@ fn a_checkpoint_of_another_family_is_the_model_or_an_error() {
     };
     let same = load(rewritten_of("d3", "same", |name, _| Some((name.to_owned(), None)))).unwrap();
     assert_eq!(same.config().family, Family::Qwen3);
-    for part in ["embed_tokens.weight", "1.self_attn.k_proj.weight", "0.self_attn.q_norm.weight", "mlp.up_proj.weight",
-        "model.norm.weight", "lm_head.weight"]
-    {
+    for part in [
+        "embed_tokens.weight",
+        "1.self_attn.k_proj.weight",
+        "0.self_attn.q_norm.weight",
+        "mlp.up_proj.weight",
+        "model.norm.weight",
+        "lm_head.weight",
+    ] {
         let drop = |name: &str, _: &mut Vec<u8>| (!name.ends_with(part)).then(|| (name.to_owned(), None));
         names_tensor(load(rewritten_of("d3", "missing", drop)), part, "missing");
         let turn = |name: &str, data: &mut Vec<u8>| {
