@@ -196,6 +196,11 @@ impl Scaled<'_> {
         let non_zero = |key| Ok::<_, Error>(self.parameters.real(key)?.filter(|&v| v != 0.0));
         let (fast, slow) = (non_zero("beta_fast")?.unwrap_or(32.0), non_zero("beta_slow")?.unwrap_or(1.0));
         let (pairs, dim, base) = (self.rotary.frequencies.len(), self.config.head_dim as f64, self.rotary.base);
+        if base == 1.0 {
+            return Err(self
+                .parameters
+                .bad("rope_theta", "1 makes all pairs turn alike, and yarn tells them apart".into()));
+        }
         // The pair that turns so many times within the original context.
         let pair = |turns: f64| dim * libm::log(original / (turns * 2.0 * PI)) / (2.0 * libm::log(base));
         let (low, high) = match self.parameters.flag("truncate", true)? {
