@@ -16,9 +16,9 @@ const CAUSAL = 1u;
 /// Keys and values are kept as halves (1), or as floats (0). Mode: 0u, 1u
 const HALF = 0u;
 
-/// Elements in a word of keys and values. A word holds those of one head.
-const PER = 1u + HALF;
-const_assert D % PER == 0u;
+/// Words of a head in keys and values.
+const WORDS = D / (1u + HALF);
+const_assert WORDS * (1u + HALF) == D;
 /// Outputs per invocation.
 const OWN = (D + WG - 1u) / WG;
 /// Below every score; finite, because WGSL may assume that infinities do not occur.
@@ -56,35 +56,55 @@ var<workgroup> query: array<f32, D>;
 var<workgroup> weights: array<f32, WG>;
 var<workgroup> maxima: array<f32, WG>;
 
-/// The word of the cache for element `at` of qkv, or for it and the next one.
-fn kept(at: u32) -> u32 {
-    if HALF == 1u {
-        return pack2x16float(vec2f(qkv[at], qkv[at + 1u]));
-    }
-    return bitcast<u32>(qkv[at]);
+/// Two elements of qkv as the cache keeps halves.
+fn rounded(at: u32) -> vec2f {
+    return unpack2x16float(pack2x16float(vec2f(qkv[at], qkv[at + 1u])));
 }
 
-/// The numbers in a word of the cache: two, or one and nothing.
-fn numbers(word: u32) -> vec2f {
+/// The product of the query with the key at word `at` of the cache.
+fn cached_product(at: u32) -> f32 {
+    var sum = 0.0;
     if HALF == 1u {
-        return unpack2x16float(word);
+        for (var i = 0u; i < D / 2u; i++) {
+            sum += dot(vec2f(query[2u * i], query[2u * i + 1u]), unpack2x16float(keys[at + i]));
+        }
+    } else {
+        for (var d = 0u; d < D; d++) {
+            sum += query[d] * bitcast<f32>(keys[at + d]);
+        }
     }
-    return vec2f(bitcast<f32>(word), 0.0);
+    return sum;
 }
 
-/// The product of the query with the word of its head that holds element `d`.
-fn product(d: u32, word: u32) -> f32 {
-    let pair = numbers(word);
+/// The product of the query with the key at element `at` of qkv.
+fn new_product(at: u32) -> f32 {
+    var sum = 0.0;
     if HALF == 1u {
-        return query[d] * pair.x + query[d + 1u] * pair.y;
+        for (var d = 0u; d < D; d += 2u) {
+            sum += dot(vec2f(query[d], query[d + 1u]), rounded(at + d));
+        }
+    } else {
+        for (var d = 0u; d < D; d++) {
+            sum += query[d] * qkv[at + d];
+        }
     }
-    return query[d] * pair.x;
+    return sum;
 }
 
-/// Element `d` of a head, in the word that holds it.
-fn element(d: u32, word: u32) -> f32 {
-    let pair = numbers(word);
-    return select(pair.x, pair.y, d % PER == 1u);
+/// Element `d` of the value at word `at` of the cache.
+fn cached_value(at: u32, d: u32) -> f32 {
+    if HALF == 1u {
+        return unpack2x16float(values[at + d / 2u])[d & 1u];
+    }
+    return bitcast<f32>(values[at + d]);
+}
+
+/// Element `d` of the value at element `at` of qkv.
+fn new_value(at: u32, d: u32) -> f32 {
+    if HALF == 1u {
+        return rounded(at + (d & ~1u))[d & 1u];
+    }
+    return qkv[at + d];
 }
 
 /// The position of the last row of r's sequence in this batch.
@@ -109,10 +129,17 @@ fn attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_inde
 
     // The first query head of each group appends.
     if head % (p.heads / p.kv_heads) == 0u {
-        let to = (cache_row + row.position) * p.kv_pitch + kv_head * D / PER;
-        for (var i = lane; i < D / PER; i += WG) {
-            keys[to + i] = kept(r * p.qkv_pitch + key_column + i * PER);
-            values[to + i] = kept(r * p.qkv_pitch + value_column + i * PER);
+        let to = (cache_row + row.position) * p.kv_pitch + kv_head * WORDS;
+        let key = r * p.qkv_pitch + key_column;
+        let value = r * p.qkv_pitch + value_column;
+        for (var i = lane; i < WORDS; i += WG) {
+            if HALF == 1u {
+                keys[to + i] = pack2x16float(vec2f(qkv[key + 2u * i], qkv[key + 2u * i + 1u]));
+                values[to + i] = pack2x16float(vec2f(qkv[value + 2u * i], qkv[value + 2u * i + 1u]));
+            } else {
+                keys[to + i] = bitcast<u32>(qkv[key + i]);
+                values[to + i] = bitcast<u32>(qkv[value + i]);
+            }
         }
     }
     for (var d = lane; d < D; d += WG) {
@@ -131,17 +158,10 @@ fn attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_inde
         let position = tile + lane;
         var score = LOWEST;
         if position <= last {
-            score = 0.0;
             if position < start {
-                let at = (cache_row + position) * p.kv_pitch + kv_head * D / PER;
-                for (var d = 0u; d < D; d += PER) {
-                    score += product(d, keys[at + d / PER]);
-                }
+                score = cached_product((cache_row + position) * p.kv_pitch + kv_head * WORDS);
             } else {
-                let at = (row.first + position - start) * p.qkv_pitch + key_column;
-                for (var d = 0u; d < D; d += PER) {
-                    score += product(d, kept(at + d));
-                }
+                score = new_product((row.first + position - start) * p.qkv_pitch + key_column);
             }
         }
         maxima[lane] = score;
@@ -169,16 +189,14 @@ fn attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_inde
             running_sum += weight;
             let position = tile + t;
             if position < start {
-                let at = (cache_row + position) * p.kv_pitch + kv_head * D / PER;
+                let at = (cache_row + position) * p.kv_pitch + kv_head * WORDS;
                 for (var i = 0u; i < OWN; i++) {
-                    let d = min(lane + i * WG, D - 1u);
-                    sums[i] += weight * element(d, values[at + d / PER]);
+                    sums[i] += weight * cached_value(at, min(lane + i * WG, D - 1u));
                 }
             } else {
                 let at = (row.first + position - start) * p.qkv_pitch + value_column;
                 for (var i = 0u; i < OWN; i++) {
-                    let d = min(lane + i * WG, D - 1u);
-                    sums[i] += weight * element(d, kept(at + d / PER * PER));
+                    sums[i] += weight * new_value(at, min(lane + i * WG, D - 1u));
                 }
             }
         }
