@@ -119,22 +119,33 @@ def draw(rng):
     head = rng.choice(["equal", "other"]) if config["tie_word_embeddings"] and rng.random() < 0.3 else None
     if saving.get("shard_size") or saving.get("prefix") is False:
         head = None
-    return config, saving, head, rope
+    mixed = rng if not head and "prefix" not in saving and "shard_size" not in saving and rng.random() < 0.4 else None
+    return config, saving, head, mixed, rope
 
 
-def add_head(folder, how):
+def add_head(tensors, how):
     """An output matrix in the file of a model whose config ties it."""
-    path = os.path.join(folder, "model.safetensors")
-    tensors = safetensors.torch.load_file(path)
     embedding = tensors["model.embed_tokens.weight"]
     tensors["lm_head.weight"] = embedding.clone() if how == "equal" else embedding.flip(0).contiguous()
-    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
 
 
-def save(folder, config, seed, saving, head):
+def mix(tensors, rng):
+    """Tensors of several types in one file, and the frequencies that old checkpoints carry."""
+    for name in sorted(tensors):
+        tensors[name] = tensors[name].to(oracle.DTYPES[rng.choice(["f32", "f16", "bf16"])])
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+
+
+def save(folder, config, seed, saving, head=None, mixed=None):
     oracle.save_folder(oracle.torch_random_model(config, seed), folder, **saving)
-    if head:
-        add_head(folder, head)
+    if head or mixed:
+        path = os.path.join(folder, "model.safetensors")
+        tensors = safetensors.torch.load_file(path)
+        if head:
+            add_head(tensors, head)
+        if mixed:
+            mix(tensors, mixed)
+        safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
     # As it was drawn: transformers would write the newer keys.
     with open(os.path.join(folder, "config.json"), "w") as file:
         json.dump(config, file)
@@ -173,7 +184,7 @@ def compare(args, folder, config, seed):
     }
 
 
-def describe(config, saving, head, rope):
+def describe(config, saving, head, mixed, rope):
     width = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
     parts = [KINDS[config["model_type"]], f"{config['hidden_size']}x{config['num_hidden_layers']}",
              f"{config['num_attention_heads']}:{config.get('num_key_value_heads', config['num_attention_heads'])}x{width}",
@@ -182,6 +193,7 @@ def describe(config, saving, head, rope):
     parts += ["sharded"] if saving.get("shard_size") else []
     parts += ["no prefix"] if saving.get("prefix") is False else []
     parts += [f"{head} head stored"] if head else []
+    parts += ["mixed types"] if mixed else []
     return " ".join(parts)
 
 
@@ -219,7 +231,7 @@ def check_refused(args, folder):
         }
         plain = os.path.join(folder, family)
         if not os.path.isdir(plain):
-            save(plain, config, 1, {}, None)
+            save(plain, config, 1, {})
         with open(os.path.join(plain, "config.json"), "w") as file:
             json.dump({**config, **change}, file)
         done = subprocess.run([args.gristmill, "perplexity", "--model", plain, "--backend", "cpu", "--tokens", "1,2"],
@@ -241,17 +253,17 @@ def main():
     wrong, worst, worst_halves = 0, 0.0, 0.0
     for seed in range(args.seed, args.seed + args.count):
         rng = random.Random(seed)
-        config, saving, head, rope = draw(rng)
+        config, saving, head, mixed, rope = draw(rng)
         folder = tempfile.mkdtemp()
         try:
-            save(folder, copy.deepcopy(config), seed, saving, head)
+            save(folder, copy.deepcopy(config), seed, saving, head, mixed)
             result = compare(args, folder, config, seed)
             good = result["nll"] <= NLL and result["right"]
             worst, worst_halves = max(worst, result["nll"]), max(worst_halves, result["halves"])
             row = f"nll {result['nll']:.1e}, f16 kv {result['halves']:.1e}, greedy {result['greedy']}/{result['of']}"
         except Exception as error:
             good, row = False, f"{type(error).__name__}: {error}"
-        print(f"{seed} {'ok' if good else 'WRONG'} | {describe(config, saving, head, rope)} | {row}", flush=True)
+        print(f"{seed} {'ok' if good else 'WRONG'} | {describe(config, saving, head, mixed, rope)} | {row}", flush=True)
         if not good:
             wrong += 1
             if args.keep:
