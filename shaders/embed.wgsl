@@ -1,11 +1,14 @@
 //! op: embed
-//! out[r] = w[rows[r].token - row0] + positions[rows[r].position].   rows:[m]  w:[n, k]  positions:[_, k]  out:[m, k]
+//! out[r] = w[rows[r].token - row0], + positions[rows[r].position] where POSITIONS is 1.
+//! rows:[m]  w:[n, k]  positions:[_, k]  out:[m, k]
 //! w is one chunk of the embedding, rows row0.. of it: a dispatch per chunk, and each row of out is written by the one
 //! whose chunk holds its token.
 //! grid: m
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u
 const WG = 64u;
+/// Positions have embeddings of their own (1), or none (0), and then nothing of them is read. Mode: 1u, 0u
+const POSITIONS = 1u;
 
 /// One row of a batch: which token, whose sequence, where in it, and the row at which its sequence begins in this batch.
 struct Row { token: u32, slot: u32, position: u32, first: u32 }
@@ -43,7 +46,11 @@ fn embed(
         return;
     }
     for (var quad = lane; quad < p.quads; quad += WG) {
-        out[r * p.quads + quad] = weight4(row.token - p.row0, quad) + positions[row.position * p.quads + quad];
+        var value = weight4(row.token - p.row0, quad);
+        if POSITIONS == 1u {
+            value += positions[row.position * p.quads + quad];
+        }
+        out[r * p.quads + quad] = value;
     }
 }
 

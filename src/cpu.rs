@@ -28,10 +28,10 @@ pub(crate) use batched::{contiguous, epilogue, matmul_transpose_b};
 pub(crate) use cast::cast;
 pub(crate) use elementwise::{add, gelu, mul, probe, relu, scale, sigmoid, silu, swiglu, tanh};
 pub(crate) use layout::transpose;
-pub(crate) use norms::{add_layer_norm, layer_norm, log_softmax, rms_norm, softmax};
+pub(crate) use norms::{add_layer_norm, add_rms_norm, layer_norm, log_softmax, rms_norm, softmax};
 pub(crate) use products::{linear, matmul, product_of_slices};
 pub(crate) use reduce::{dot, reduce};
-pub(crate) use rows::{advance, argmax, embed, gather, rope};
+pub(crate) use rows::{advance, argmax, embed, gather, norm_rope, rope};
 pub(crate) use sample::{pick, sample, uniform};
 
 /// Ops that are computed by their own twin, so that comparing the two says nothing. `tests/house.rs` keeps the list true.

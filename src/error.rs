@@ -98,6 +98,23 @@ pub enum Error {
         /// What it was for.
         context: String,
     },
+    /// A model, with a session on it, that is larger than the memory there is. Nothing was allocated.
+    #[error(
+        "the model does not fit: {weights} bytes of weights, {kv} of keys and values for a context of {context}, {scratch} of \
+         scratch, and {budget} bytes are free; a shorter context, keys and values in f16 or a smaller model may fit"
+    )]
+    DoesNotFit {
+        /// Bytes of weights.
+        weights: u64,
+        /// Bytes of keys and values.
+        kv: u64,
+        /// Bytes of scratch, estimated.
+        scratch: u64,
+        /// Tokens of the session.
+        context: usize,
+        /// Bytes that are free.
+        budget: u64,
+    },
     /// The device is gone. Open a new one.
     #[error("device lost: {reason}. Open a new GpuCompute; this one's buffers are gone")]
     DeviceLost {
@@ -158,11 +175,13 @@ pub enum Error {
     #[error("the prompt is empty; give at least one token")]
     EmptyPrompt,
     /// More tokens than the context holds.
-    #[error("the context holds {limit} tokens and {have} are needed; shorten the prompt or start a new session")]
+    #[error(
+        "the context holds {limit} tokens and {have} are needed; shorten the prompt, or open a session with a longer context"
+    )]
     ContextFull {
         /// Tokens needed.
         have: usize,
-        /// Tokens the model can attend to.
+        /// Tokens the session can hold.
         limit: usize,
     },
     /// A token id that the vocabulary does not have.

@@ -7,6 +7,8 @@
 mod batch;
 mod checkpoint;
 mod config;
+mod families;
+mod footprint;
 mod generation;
 mod profile;
 mod random;
@@ -22,10 +24,11 @@ pub use crate::ops::Activation;
 pub use crate::ops::Sampler;
 pub use batch::Batch;
 pub use checkpoint::{Checkpoint, StoredType, TensorInfo, to_f32};
-pub use config::Config;
+pub use config::{Config, Family, Rotary};
+pub use footprint::Footprint;
 pub use generation::{BatchGeneration, Request, StopReason};
 pub use profile::{OpTime, Profile};
-pub use session::{GenerateOptions, Generation, Session};
+pub use session::{GenerateOptions, Generation, KvType, Session, SessionOptions};
 pub use tokenizer::{TextStream, Tokenizer};
 
 use crate::error::{Error, Result};
@@ -59,6 +62,8 @@ pub(crate) struct Model {
     gpu: GpuCompute,
     config: Config,
     weights: Weights,
+    /// What a session is that does not ask for anything else.
+    options: SessionOptions,
 }
 
 impl std::fmt::Debug for GpuModel {
@@ -71,7 +76,8 @@ impl GpuModel {
     /// Loads a Hugging Face folder: `config.json` and `model.safetensors`, or shards with their index.
     ///
     /// # Errors
-    /// Everything that can be wrong with a folder, by file, key or tensor; [`Error::OutOfMemory`], [`Error::TooLarge`].
+    /// Everything that can be wrong with a folder, by file, key or tensor; [`Error::DoesNotFit`] and [`Error::TooLarge`] before
+    /// anything is allocated, where it is known that there is too little; [`Error::OutOfMemory`].
     pub fn load(gpu: &GpuCompute, dir: &Path) -> Result<GpuModel> {
         GpuModel::from_checkpoint(gpu, &Checkpoint::open(dir)?)
     }
@@ -81,23 +87,62 @@ impl GpuModel {
     /// # Errors
     /// As [`GpuModel::load`].
     pub fn from_checkpoint(gpu: &GpuCompute, checkpoint: &Checkpoint) -> Result<GpuModel> {
-        let config = Config::from_json(checkpoint.config_json())?;
-        let source = Source::admit(checkpoint, &config)?;
-        GpuModel::build(gpu, config, &source)
+        let (config, source) = admit(checkpoint)?;
+        let options = SessionOptions::new(&config);
+        GpuModel::build(gpu, config, &source, options)
+    }
+
+    /// Loads an opened checkpoint, if there is memory for it and one session of `options`, which are then those of every
+    /// session that does not ask for others.
+    ///
+    /// # Errors
+    /// As [`GpuModel::load`]; [`Error::BadOption`] for options that the model cannot have.
+    pub fn from_checkpoint_with(
+        gpu: &GpuCompute,
+        checkpoint: &Checkpoint,
+        options: &SessionOptions,
+    ) -> Result<GpuModel> {
+        let (config, source) = admit(checkpoint)?;
+        GpuModel::build(gpu, config, &source, *options)
+    }
+
+    /// The bytes that a checkpoint takes with a batch of `slots`, from its header alone: nothing is loaded.
+    ///
+    /// # Errors
+    /// As [`GpuModel::from_checkpoint_with`], but for [`Error::DoesNotFit`] and [`Error::OutOfMemory`].
+    pub fn footprint(
+        gpu: &GpuCompute,
+        checkpoint: &Checkpoint,
+        slots: usize,
+        options: &SessionOptions,
+    ) -> Result<Footprint> {
+        let (config, source) = admit(checkpoint)?;
+        options.validate(&config)?;
+        Footprint::of(gpu, &config, &source, slots, options)
     }
 
     /// A model with random f32 weights that follow from `seed` alone (`tests/oracle` states the rule).
     ///
     /// # Errors
-    /// [`Error::BadConfig`] for an impossible config; [`Error::OutOfMemory`], [`Error::TooLarge`].
+    /// [`Error::BadConfig`] for an impossible config; [`Error::DoesNotFit`], [`Error::OutOfMemory`], [`Error::TooLarge`].
     pub fn random(gpu: &GpuCompute, config: &Config, seed: u64) -> Result<GpuModel> {
-        config.validate()?;
-        GpuModel::build(gpu, config.clone(), &Source::Random { seed })
+        GpuModel::random_with(gpu, config, seed, &SessionOptions::new(config))
     }
 
-    fn build(gpu: &GpuCompute, config: Config, source: &Source<'_>) -> Result<GpuModel> {
+    /// [`GpuModel::random`] with session options, as [`GpuModel::from_checkpoint_with`].
+    ///
+    /// # Errors
+    /// As [`GpuModel::random`]; [`Error::BadOption`].
+    pub fn random_with(gpu: &GpuCompute, config: &Config, seed: u64, options: &SessionOptions) -> Result<GpuModel> {
+        config.validate()?;
+        GpuModel::build(gpu, config.clone(), &Source::Random { seed }, *options)
+    }
+
+    fn build(gpu: &GpuCompute, config: Config, source: &Source<'_>, options: SessionOptions) -> Result<GpuModel> {
+        options.validate(&config)?;
+        Footprint::of(gpu, &config, source, 1, &options)?.check(&options)?;
         let weights = Weights::load(gpu, &config, source)?;
-        let shared = Arc::new(Model { gpu: gpu.clone(), config, weights });
+        let shared = Arc::new(Model { gpu: gpu.clone(), config, weights, options });
         Ok(GpuModel { shared, implicit: Arc::default() })
     }
 
@@ -116,12 +161,25 @@ impl GpuModel {
         self.shared.weights.bytes()
     }
 
+    /// What a session is that does not ask for anything else.
+    pub fn session_options(&self) -> SessionOptions {
+        self.shared.options
+    }
+
     /// Opens an empty session.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] or [`Error::TooLarge`] for its key-value cache.
     pub fn session(&self) -> Result<Session> {
-        Session::new(Arc::clone(&self.shared))
+        self.session_with(&self.shared.options)
+    }
+
+    /// Opens an empty session with another context, or another type of keys and values.
+    ///
+    /// # Errors
+    /// As [`GpuModel::session`]; [`Error::BadOption`] for options that the model cannot have.
+    pub fn session_with(&self, options: &SessionOptions) -> Result<Session> {
+        Session::new(Arc::clone(&self.shared), options)
     }
 
     /// Opens a batch of `slots` empty sequences.
@@ -129,7 +187,15 @@ impl GpuModel {
     /// # Errors
     /// As [`GpuModel::session`].
     pub fn batch(&self, slots: usize) -> Result<Batch> {
-        Batch::new(Arc::clone(&self.shared), slots)
+        self.batch_with(slots, &self.shared.options)
+    }
+
+    /// Opens a batch of `slots` empty sequences with another context, or another type of keys and values.
+    ///
+    /// # Errors
+    /// As [`GpuModel::session_with`].
+    pub fn batch_with(&self, slots: usize, options: &SessionOptions) -> Result<Batch> {
+        Batch::new(Arc::clone(&self.shared), slots, options)
     }
 
     /// Logits `[tokens, vocab]` of a sequence, from its beginning. The implicit session then holds that sequence.
@@ -185,4 +251,11 @@ impl GpuModel {
         };
         call(session)
     }
+}
+
+/// What a checkpoint is, and that it is all there.
+fn admit(checkpoint: &Checkpoint) -> Result<(Config, Source<'_>)> {
+    let mut config = Config::from_json(checkpoint.config_json())?;
+    let source = Source::admit(checkpoint, &mut config)?;
+    Ok((config, source))
 }

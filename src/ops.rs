@@ -25,14 +25,14 @@ pub use cast::cast;
 pub use elementwise::{add, gelu, mul, probe, relu, scale, sigmoid, silu, swiglu, tanh};
 pub use layout::{repitch, transpose};
 pub use matrices::{Matrices, contiguous};
-pub use norms::{add_layer_norm, layer_norm, log_softmax, rms_norm, softmax};
+pub use norms::{add_layer_norm, add_rms_norm, layer_norm, log_softmax, rms_norm, softmax};
 pub use products::{
     Epilogue, MATVEC_ROWS, linear, linear_with, matmul, matmul_transpose_b, matmul_with, matvec, matvec_with,
 };
 pub(crate) use products::{fits, tiled};
 pub(crate) use reduce::PART;
 pub use reduce::{dot, reduce};
-pub use rows::{advance, argmax, embed, gather, rope, rope_table};
+pub use rows::{advance, argmax, embed, gather, norm_rope, rope, rope_frequencies, rope_table};
 pub use sample::{TOP_K, sample};
 
 fn ensure(op: &'static str, holds: bool, message: impl FnOnce() -> String) -> Result<()> {

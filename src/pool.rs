@@ -155,6 +155,11 @@ impl GpuBufferPool {
         lock(&self.shared.state).budget = bytes;
     }
 
+    /// The bytes that live and idle buffers may take together, if they are limited.
+    pub fn budget(&self) -> Option<u64> {
+        lock(&self.shared.state).budget
+    }
+
     /// Frees every idle buffer.
     pub fn trim(&self) {
         let idle: Vec<_> = {

@@ -168,6 +168,14 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f64> {
     out
 }
 
+/// x += y, rounded once, and the RMS norm of what x then is.
+pub fn add_rms_norm(x: &mut [f32], y: &[f32], weight: &[f32], eps: f32) -> Vec<f64> {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x = (f64::from(*x) + f64::from(*y)) as f32;
+    }
+    rms_norm(x, weight, eps)
+}
+
 /// GELU of every element.
 pub fn gelu(x: &[f32], form: Gelu) -> Vec<f64> {
     x.iter().map(|&v| gelu_one(f64::from(v), form)).collect()
@@ -252,12 +260,13 @@ pub fn dot(x: &[f32], y: &[f32]) -> f64 {
     x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
 }
 
-/// weight\[token\] + positions\[position\] for every row; both are `[_, k]`.
-pub fn embed(rows: &[Row], weight: &[f32], positions: &[f32], k: usize) -> Vec<f64> {
+/// weight\[token\] for every row, + positions\[position\] if there are any; both are `[_, k]`.
+pub fn embed(rows: &[Row], weight: &[f32], positions: Option<&[f32]>, k: usize) -> Vec<f64> {
     let mut out = Vec::with_capacity(rows.len() * k);
     for row in rows {
         let (token, position) = (row.token as usize * k, row.position as usize * k);
-        out.extend((0..k).map(|i| f64::from(weight[token + i]) + f64::from(positions[position + i])));
+        let at = |i: usize| positions.map_or(0.0, |positions| f64::from(positions[position + i]));
+        out.extend((0..k).map(|i| f64::from(weight[token + i]) + at(i)));
     }
     out
 }
@@ -274,8 +283,32 @@ pub fn gather(ids: &[u32], w: &[f32], k: usize) -> Vec<f64> {
 
 /// Every pair of the first heads of x\[m,columns\], turned by the (cos, sin) of table\[position, pair\].
 pub fn rope(rows: &[Row], table: &[f32], x: &[f32], columns: usize, shape: &Rope) -> Vec<f64> {
+    turned(rows, table, x.iter().map(|&v| f64::from(v)).collect(), columns, shape)
+}
+
+/// The first heads of x\[m,columns\], each as [`rms_norm`] has it with its row of weight\[heads, head_dim\], and turned as
+/// [`rope`] does.
+pub fn norm_rope(
+    rows: &[Row],
+    (weight, eps): (&[f32], f32),
+    table: &[f32],
+    x: &[f32],
+    columns: usize,
+    shape: &Rope,
+) -> Vec<f64> {
+    let d = shape.head_dim;
+    let mut normed: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
+    for r in 0..rows.len() {
+        for head in 0..shape.heads {
+            let at = r * columns + head * d;
+            normed[at..][..d].copy_from_slice(&rms_norm(&x[at..][..d], &weight[head * d..][..d], eps));
+        }
+    }
+    turned(rows, table, normed, columns, shape)
+}
+
+fn turned(rows: &[Row], table: &[f32], mut x: Vec<f64>, columns: usize, shape: &Rope) -> Vec<f64> {
     let &Rope { heads, head_dim, rotary_dim, pairing } = shape;
-    let mut out: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
     for (r, row) in rows.iter().enumerate() {
         for head in 0..heads {
             for pair in 0..rotary_dim / 2 {
@@ -286,13 +319,13 @@ pub fn rope(rows: &[Row], table: &[f32], x: &[f32], columns: usize, shape: &Rope
                 let begin = r * columns + head * head_dim;
                 let angle = row.position as usize * rotary_dim + 2 * pair;
                 let (cos, sin) = (f64::from(table[angle]), f64::from(table[angle + 1]));
-                let (a, b) = (f64::from(x[begin + first]), f64::from(x[begin + second]));
-                out[begin + first] = a * cos - b * sin;
-                out[begin + second] = a * sin + b * cos;
+                let (a, b) = (x[begin + first], x[begin + second]);
+                x[begin + first] = a * cos - b * sin;
+                x[begin + second] = a * sin + b * cos;
             }
         }
     }
-    out
+    x
 }
 
 /// For every row of x\[m,n\]: the lowest index of a largest element, and how many elements are NaN or infinite.

@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-const ORACLES: [&str; 4] = ["b1", "b2", "b3", "b4"];
+const ORACLES: [&str; 7] = ["b1", "b2", "b3", "b4", "d1", "d2", "d3"];
 
 fn gristmill(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gristmill"));
@@ -131,7 +131,7 @@ fn nll_is_that_of_pytorch() {
             }
             let mean = nll.iter().sum::<f64>() / nll.len() as f64;
             assert!((found["perplexity"].as_f64().expect("a number") - mean.exp()).abs() < 1e-9);
-            has(&found, &["model", "tokens", "ctx", "backend", "adapter", "timings.tokens_per_s"]);
+            has(&found, &["model", "architecture", "tokens", "ctx", "backend", "adapter", "timings.tokens_per_s"]);
         }
     }
 }
@@ -271,6 +271,9 @@ fn wrong_arguments_exit_2() {
     refused(&args.iter().map(String::as_str).collect::<Vec<_>>(), 2, "the context holds 64");
     refused(&["perplexity", "--backend", "cpu", "--model", &dir, "--tokens", "1"], 2, "at least two");
     refused(&["perplexity", "--model", &dir, "--tokens", "1,2", "--ctx", "65"], 2, "--ctx 65");
+    refused(&["generate", "--model", &dir, "--tokens", "1", "--context", "65"], 2, "context: 65");
+    refused(&["generate", "--model", &dir, "--tokens", "1,2", "--context", "1"], 2, "the context holds 1");
+    refused(&["generate", "--model", &dir, "--tokens", "1", "--kv", "q8_0"], 2, "possible values: f32, f16");
     refused(&["grind"], 2, "unrecognized");
 }
 
@@ -286,8 +289,14 @@ fn bad_files_exit_5() {
     scratch.file("config.json", &fs::read(Path::new(&dir).join("config.json")).expect("config.json"));
     scratch.file("model.safetensors", &u64::MAX.to_le_bytes());
     generate(&scratch.0.display().to_string());
-    let config = scratch.file("config.json", br#"{"model_type": "llama"}"#);
+    let config = scratch.file("config.json", br#"{"model_type": "mistral"}"#);
     refused(&["generate", "--random", &config, "--tokens", "1"], 5, "model_type");
+    let large =
+        br#"{"model_type": "llama", "hidden_size": 65536, "num_hidden_layers": 1024, "num_attention_heads": 64}"#;
+    let config = scratch.file("large.json", large);
+    if cfg!(target_os = "linux") {
+        refused(&["generate", "--random", &config, "--tokens", "1", "--backend", "cpu"], 5, "does not fit");
+    }
     let tokens = scratch.file("tokens.txt", b"1, 2, three");
     refused(&["perplexity", "--model", &dir, "--tokens-file", &tokens], 5, "`three`");
     let tokens = scratch.file("tokens.bin", &[0x31, 0xff]);

@@ -232,8 +232,9 @@ fn shapes_that_do_not_fit_are_errors() {
             ops::transpose(&mut pass, &x, &mut out),
             ops::gather(&mut pass, &y, &w, &mut out),
             ops::rope(&mut pass, &x, &y, &mut out, &rope),
+            ops::norm_rope(&mut pass, &x, (&other, 1e-5), &y, &mut out, &rope),
             ops::add(&mut pass, &mut out, &x),
-            ops::embed(&mut pass, &x, &w, &y, &mut out),
+            ops::embed(&mut pass, &x, &w, Some(&y), &mut out),
             ops::argmax(&mut pass, &x, &mut out),
             ops::advance(&mut pass, &x, &mut out),
         ];

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::record::ModelRow;
 use super::statistics::Estimate;
 use crate::error::{Error, Result};
-use crate::model::{Batch, GpuModel, Request, Sampler};
+use crate::model::{Batch, GpuModel, Request, Sampler, SessionOptions};
 
 /// The likeliest token each time.
 const GREEDY: Sampler = Sampler { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 };
@@ -70,6 +70,12 @@ impl ModelTest {
         }
     }
 
+    /// Tokens that the sequence has in the end. Writing begins after one token at least.
+    pub fn context(&self) -> usize {
+        let first = usize::from(matches!(self.kind, TestKind::Generation(_)));
+        self.depth.saturating_add(self.tokens()).saturating_add(first)
+    }
+
     /// Runs it once to warm up and `repetitions` times for the row. Sampling on the device is part of a `tg`; llama-bench
     /// leaves it out.
     ///
@@ -87,18 +93,15 @@ impl ModelTest {
     /// # Errors
     /// As [`ModelTest::run`].
     pub fn runner(self, model: &GpuModel) -> Result<Runner> {
-        let (tokens, context) = (self.tokens(), model.config().n_positions);
-        // Writing begins after one token at least.
-        let first = usize::from(matches!(self.kind, TestKind::Generation(_)));
-        let needed = self.depth.saturating_add(tokens).saturating_add(first);
+        let (needed, context) = (self.context(), model.config().n_positions);
         if needed > context {
             return Err(Error::ContextFull { have: needed, limit: context });
         }
-        let mut batch = model.batch(1)?;
+        let mut batch = model.batch_with(1, &SessionOptions { context: needed, ..model.session_options() })?;
         if self.depth > 0 {
             batch.last_logits(&[(0, &ids(model, self.depth))])?;
         }
-        Ok(Runner { test: self, ids: ids(model, tokens.max(1)), batch })
+        Ok(Runner { test: self, ids: ids(model, self.tokens().max(1)), batch })
     }
 
     fn row(&self, model: &GpuModel, name: &str, times: &[Duration]) -> ModelRow {
@@ -109,6 +112,7 @@ impl ModelTest {
             TestKind::Prompt(n) => (n, 0),
             TestKind::Generation(n) => (0, n),
         };
+        let kv = model.session_options().kv.name();
         let none = Estimate { median: f64::NAN, low: f64::NAN, high: f64::NAN };
         ModelRow {
             model_type: name.to_owned(),
@@ -124,8 +128,8 @@ impl ModelTest {
             samples_ns: nanoseconds.iter().map(|&ns| ns as u64).collect(),
             tokens_per_s: Estimate::of(&rates).unwrap_or(none),
             samples_ts: rates,
-            type_k: "f32".to_owned(),
-            type_v: "f32".to_owned(),
+            type_k: kv.to_owned(),
+            type_v: kv.to_owned(),
             flash_attn: true,
         }
     }

@@ -1,5 +1,7 @@
-//! Attention on the host.
+//! Attention on the host. Keys and values that are kept as halves are widened for each head that reads them.
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -7,7 +9,7 @@ use super::vectors::dots;
 use super::{MIN_WORK, check_apart, floats, floats_mut, lock};
 use crate::error::Result;
 use crate::reference::{Attention, Row};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 const OP: &str = "attention";
 
@@ -23,25 +25,54 @@ pub(crate) fn attention(
     check_apart(OP, &[("rows", rows), ("qkv", qkv), ("keys", keys), ("values", values), ("out", out)], 3)?;
     append(rows, (qkv, heads * d), ("keys", keys), context)?;
     append(rows, (qkv, (heads + kv_heads) * d), ("values", values), context)?;
-    let (width, stride) = (qkv.columns(), keys.columns());
+    let (width, stride, dtype) = (qkv.columns(), keys.columns(), keys.dtype());
     let inputs = [("rows", rows), ("qkv", qkv), ("keys", keys), ("values", values)];
     let mut locked = lock(OP, inputs, ("out", out))?;
     let ([rows, qkv, keys, values], out) = locked.parts();
     let rows: &[Row] = bytemuck::cast_slice(rows);
-    let (qkv, keys, values) = (floats(qkv), floats(keys), floats(values));
+    let qkv = floats(qkv);
     let ends: Vec<usize> = rows.iter().enumerate().map(|(r, row)| end(rows, r, row, causal)).collect();
     // A guess: every row attends to as many positions as the one that attends to most.
     let work = 2 * d * ends.iter().copied().max().unwrap_or(1);
     let all = floats_mut(out).par_chunks_exact_mut(d).enumerate().with_min_len((MIN_WORK / work.max(1)).max(1));
-    all.for_each_init(Vec::new, |scores, (i, out)| {
+    let scratch = || (Vec::new(), Vec::new(), Vec::new());
+    all.for_each_init(scratch, |(scores, wide_keys, wide_values), (i, out)| {
         let (r, head) = (i / heads, i % heads);
         let first = rows[r].slot as usize * context * stride + head / (heads / kv_heads) * d;
-        let (keys, values) = (keys.get(first..).unwrap_or_default(), values.get(first..).unwrap_or_default());
-        let query = &qkv[r * width + head * d..][..d];
         scores.resize(ends[r], 0.0);
+        let (keys, values, stride) = match dtype {
+            DType::F16 => {
+                let from = |words| halves(words).get(first..).unwrap_or_default();
+                (
+                    widen(from(keys), stride, (ends[r], d), wide_keys),
+                    widen(from(values), stride, (ends[r], d), wide_values),
+                    d,
+                )
+            }
+            _ => {
+                let from = |words| floats(words).get(first..).unwrap_or_default();
+                (from(keys), from(values), stride)
+            }
+        };
+        let query = &qkv[r * width + head * d..][..d];
         Arch::new().dispatch(Head { query, keys, values, stride, scale, scores, out });
     });
     Ok(())
+}
+
+fn halves(words: &[u32]) -> &[f16] {
+    bytemuck::cast_slice(words)
+}
+
+/// `n` rows of `d` halves that begin `stride` halves apart, as floats without anything between them.
+fn widen<'a>(from: &[f16], stride: usize, (n, d): (usize, usize), wide: &'a mut Vec<f32>) -> &'a [f32] {
+    wide.resize(n * d, 0.0);
+    for (wide, row) in wide.chunks_exact_mut(d).zip(from.chunks(stride)) {
+        if let Some(row) = row.get(..d) {
+            row.convert_to_f32_slice(wide);
+        }
+    }
+    wide
 }
 
 /// Copies the keys, or values, of the batch to their places. They stand in qkv from `column` on.
@@ -51,13 +82,24 @@ fn append(
     cache: (&'static str, &Tensor),
     context: usize,
 ) -> Result<()> {
-    let (width, stride) = (qkv.columns(), cache.1.columns());
+    let (width, stride, dtype) = (qkv.columns(), cache.1.columns(), cache.1.dtype());
     let mut locked = lock(OP, [("rows", rows), ("qkv", qkv)], cache)?;
     let ([rows, qkv], cache) = locked.parts();
     for (row, qkv) in bytemuck::cast_slice::<u32, Row>(rows).iter().zip(qkv.chunks_exact(width)) {
         let to = (row.slot as usize * context + row.position as usize) * stride;
-        if let Some(place) = cache.get_mut(to..).and_then(|from| from.get_mut(..stride)) {
-            place.copy_from_slice(&qkv[column..][..stride]);
+        let qkv = &floats(qkv)[column..][..stride];
+        match dtype {
+            DType::F16 => {
+                let all: &mut [f16] = bytemuck::cast_slice_mut(cache);
+                if let Some(place) = all.get_mut(to..).and_then(|from| from.get_mut(..stride)) {
+                    place.convert_from_f32_slice(qkv);
+                }
+            }
+            _ => {
+                if let Some(place) = floats_mut(cache).get_mut(to..).and_then(|from| from.get_mut(..stride)) {
+                    place.copy_from_slice(qkv);
+                }
+            }
         }
     }
     Ok(())

@@ -37,13 +37,19 @@ pub(crate) fn add_layer_norm(
     let op = "add_layer_norm";
     // Refuses what a device refuses before x is changed.
     drop(lock(op, [("x", x), ("y", y), ("weight", weight), ("bias", bias)], ("out", out))?);
-    let mut locked = lock(op, [("y", y), ("weight", weight), ("bias", bias)], ("x", x))?;
-    let ([y, ..], sums) = locked.parts();
-    floats_mut(sums).par_iter_mut().zip(floats(y)).with_min_len(MIN_LEN).for_each(|(x, y)| *x += y);
-    drop(locked);
+    drop(lock(op, [("weight", weight), ("bias", bias)], ("x", x))?);
+    add(op, x, y)?;
     let mut locked = lock(op, [("x", x), ("weight", weight), ("bias", bias)], ("out", out))?;
     let ([x, weight, bias], out) = locked.parts();
     layer_norm_rows(floats(x), floats(weight), floats(bias), eps, floats_mut(out));
+    Ok(())
+}
+
+/// x += y.
+fn add(op: &'static str, x: &Tensor, y: &Tensor) -> Result<()> {
+    let mut locked = lock(op, [("y", y)], ("x", x))?;
+    let ([y], x) = locked.parts();
+    floats_mut(x).par_iter_mut().zip(floats(y)).with_min_len(MIN_LEN).for_each(|(x, y)| *x += y);
     Ok(())
 }
 
@@ -62,15 +68,36 @@ fn layer_norm_rows(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut 
 pub(crate) fn rms_norm(x: &Tensor, first_row: usize, weight: &Tensor, eps: f32, out: &Tensor) -> Result<()> {
     let mut locked = lock("rms_norm", [("x", x), ("weight", weight)], ("out", out))?;
     let ([x, weight], out) = locked.parts();
-    let (weight, n) = (floats(weight), weight.len());
-    let x = floats(x).get(first_row * n..).unwrap_or_default();
-    for_rows(x, n, floats_mut(out), |x, out| {
-        let scale = 1.0 / (sum(x, |v| v * v) / n as f32 + eps).sqrt();
+    let x = floats(x).get(first_row * weight.len()..).unwrap_or_default();
+    rms_norm_rows(x, floats(weight), eps, floats_mut(out));
+    Ok(())
+}
+
+pub(crate) fn add_rms_norm(x: &Tensor, y: &Tensor, weight: &Tensor, eps: f32, out: &Tensor) -> Result<()> {
+    let op = "add_rms_norm";
+    // Refuses what a device refuses before x is changed.
+    drop(lock(op, [("x", x), ("y", y), ("weight", weight)], ("out", out))?);
+    drop(lock(op, [("weight", weight)], ("x", x))?);
+    add(op, x, y)?;
+    let mut locked = lock(op, [("x", x), ("weight", weight)], ("out", out))?;
+    let ([x, weight], out) = locked.parts();
+    rms_norm_rows(floats(x), floats(weight), eps, floats_mut(out));
+    Ok(())
+}
+
+fn rms_norm_rows(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    for_rows(x, weight.len(), out, |x, out| {
+        let scale = rms_scale(x, eps);
         for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
             *out = x * scale * weight;
         }
     });
-    Ok(())
+}
+
+/// One over the root of the mean of squares plus `eps`.
+#[inline(always)]
+pub(super) fn rms_scale(x: &[f32], eps: f32) -> f32 {
+    1.0 / (sum(x, |v| v * v) / x.len() as f32 + eps).sqrt()
 }
 
 pub(crate) fn softmax(x: &Tensor) -> Result<()> {

@@ -2,20 +2,23 @@
 
 use rayon::prelude::*;
 
+use super::norms::rms_scale;
 use super::{MIN_LEN, floats, floats_mut, lock, weight_row};
 use crate::error::Result;
 use crate::reference::{Pairing, Rope, Row};
 use crate::tensor::{Tensor, Weight};
 
-pub(crate) fn embed(rows: &Tensor, w: &Weight, positions: &Tensor, out: &Tensor) -> Result<()> {
+pub(crate) fn embed(rows: &Tensor, w: &Weight, positions: Option<&Tensor>, out: &Tensor) -> Result<()> {
     let Some(w) = w.chunks.first().map(|chunk| &chunk.tensor) else { return Ok(()) };
     let (dtype, n) = (w.dtype(), out.columns());
-    let mut locked = lock("embed", [("rows", rows), ("w", w), ("positions", positions)], ("out", out))?;
-    let ([rows, w, positions], out) = locked.parts();
+    let some = positions.unwrap_or(w);
+    let mut locked = lock("embed", [("rows", rows), ("w", w), ("positions", some)], ("out", out))?;
+    let ([rows, w, some], out) = locked.parts();
     if n == 0 {
         return Ok(());
     }
-    let (rows, positions) = (bytemuck::cast_slice::<u32, Row>(rows), floats(positions));
+    let rows = bytemuck::cast_slice::<u32, Row>(rows);
+    let positions = if positions.is_some() { floats(some) } else { &[] };
     let batch = floats_mut(out).par_chunks_exact_mut(n).zip(rows).with_min_len((MIN_LEN / n).max(1));
     batch.for_each(|(out, row)| {
         weight_row(w, dtype, n, row.token as usize, out);
@@ -38,32 +41,69 @@ pub(crate) fn gather(ids: &Tensor, w: &Weight, out: &Tensor) -> Result<()> {
 }
 
 pub(crate) fn rope(rows: &Tensor, table: &Tensor, x: &Tensor, shape: &Rope) -> Result<()> {
-    let &Rope { heads, head_dim, rotary_dim, pairing } = shape;
     let columns = x.columns();
     let mut locked = lock("rope", [("rows", rows), ("table", table)], ("x", x))?;
     let ([rows, table], x) = locked.parts();
-    if columns == 0 || head_dim == 0 || rotary_dim == 0 {
-        return Ok(());
+    if shape.rotary_dim > 0 {
+        for_heads(rows, floats_mut(x), columns, shape, |position, _, head| {
+            rotate(head, floats(table), position, shape);
+        });
     }
-    let (rows, table) = (bytemuck::cast_slice::<u32, Row>(rows), floats(table));
-    let batch = floats_mut(x).par_chunks_exact_mut(columns).zip(rows).with_min_len((MIN_LEN / columns).max(1));
-    batch.for_each(|(x, row)| {
-        let angles = table.chunks_exact(rotary_dim).nth(row.position as usize).unwrap_or_default().as_chunks::<2>().0;
-        for head in x.chunks_exact_mut(head_dim).take(heads) {
-            let rotated = head.get_mut(..rotary_dim).unwrap_or_default();
-            match pairing {
-                Pairing::Interleaved => {
-                    let pairs = rotated.as_chunks_mut::<2>().0;
-                    pairs.iter_mut().zip(angles).for_each(|([a, b], angle)| turn(a, b, *angle));
-                }
-                Pairing::Halves => {
-                    let (a, b) = rotated.split_at_mut(rotary_dim / 2);
-                    a.iter_mut().zip(b).zip(angles).for_each(|((a, b), angle)| turn(a, b, *angle));
-                }
-            }
-        }
+    Ok(())
+}
+
+pub(crate) fn norm_rope(
+    rows: &Tensor,
+    (weight, eps): (&Tensor, f32),
+    table: &Tensor,
+    x: &Tensor,
+    shape: &Rope,
+) -> Result<()> {
+    let columns = x.columns();
+    let mut locked = lock("norm_rope", [("rows", rows), ("weight", weight), ("table", table)], ("x", x))?;
+    let ([rows, weight, table], x) = locked.parts();
+    let (weight, table) = (floats(weight), floats(table));
+    let arch = pulp::Arch::new();
+    for_heads(rows, floats_mut(x), columns, shape, |position, number, head| {
+        arch.dispatch(|| {
+            let scale = rms_scale(head, eps);
+            let weight = weight.chunks_exact(shape.head_dim).nth(number).unwrap_or_default();
+            head.iter_mut().zip(weight).for_each(|(v, weight)| *v = *v * scale * weight);
+            rotate(head, table, position, shape);
+        });
     });
     Ok(())
+}
+
+/// Calls `f` with position, number and elements of the first heads of every row of x.
+fn for_heads(rows: &[u32], x: &mut [f32], columns: usize, shape: &Rope, f: impl Fn(usize, usize, &mut [f32]) + Sync) {
+    let &Rope { heads, head_dim, .. } = shape;
+    if columns == 0 || head_dim == 0 {
+        return;
+    }
+    let rows = bytemuck::cast_slice::<u32, Row>(rows);
+    let batch = x.par_chunks_exact_mut(columns).zip(rows).with_min_len((MIN_LEN / columns).max(1));
+    batch.for_each(|(x, row)| {
+        let of_row = x.chunks_exact_mut(head_dim).take(heads).enumerate();
+        of_row.for_each(|(number, head)| f(row.position as usize, number, head));
+    });
+}
+
+/// Turns the pairs of a head.
+fn rotate(head: &mut [f32], table: &[f32], position: usize, shape: &Rope) {
+    let &Rope { rotary_dim, pairing, .. } = shape;
+    let angles = table.chunks_exact(rotary_dim.max(1)).nth(position).unwrap_or_default().as_chunks::<2>().0;
+    let rotated = head.get_mut(..rotary_dim).unwrap_or_default();
+    match pairing {
+        Pairing::Interleaved => {
+            let pairs = rotated.as_chunks_mut::<2>().0;
+            pairs.iter_mut().zip(angles).for_each(|([a, b], angle)| turn(a, b, *angle));
+        }
+        Pairing::Halves => {
+            let (a, b) = rotated.split_at_mut(rotated.len() / 2);
+            a.iter_mut().zip(b).zip(angles).for_each(|((a, b), angle)| turn(a, b, *angle));
+        }
+    }
 }
 
 fn turn(a: &mut f32, b: &mut f32, [cos, sin]: [f32; 2]) {

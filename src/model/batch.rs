@@ -14,8 +14,11 @@ use std::sync::Arc;
 
 use crate::encode::PassTimes;
 use crate::error::{Error, Result};
+use crate::gpu::GpuCompute;
 use crate::model::Model;
+use crate::model::config::Config;
 use crate::model::generation::{BatchGeneration, Decoder, Request};
+use crate::model::session::SessionOptions;
 use crate::model::transformer::{KvCache, forward, head};
 use crate::ops::{Row, Sampler};
 use crate::pass::Pass;
@@ -75,8 +78,9 @@ impl std::fmt::Debug for Batch {
 }
 
 impl Batch {
-    pub(crate) fn new(model: Arc<Model>, slots: usize) -> Result<Batch> {
-        let cache = KvCache::new(&model.gpu, &model.config, slots)?;
+    pub(crate) fn new(model: Arc<Model>, slots: usize, options: &SessionOptions) -> Result<Batch> {
+        options.validate(&model.config)?;
+        let cache = KvCache::new(&model.gpu, &model.config, slots, options)?;
         Ok(Batch { model, cache, slots: vec![Sequence::default(); slots], decoder: None, timings: None })
     }
 
@@ -92,7 +96,7 @@ impl Batch {
 
     /// The most tokens that each sequence can have.
     pub fn context(&self) -> usize {
-        self.model.config.n_positions
+        self.cache.context
     }
 
     /// Forgets all tokens of a slot but the first `len`. The other slots are not touched.
@@ -227,7 +231,7 @@ impl Batch {
         let model = Arc::clone(&self.model);
         let logits_rows = self.logits_rows();
         let all: Vec<Row> = parts.iter().flat_map(|&(slot, _)| self.uncached(slot)).collect();
-        for block in all.chunks(self.block_rows()) {
+        for block in all.chunks(block_rows(&model.gpu, &model.config)) {
             let block = begun(block);
             let rows = model.gpu.tensor_u32(bytemuck::cast_slice(&block), &[block.len(), 4])?;
             let mut pass = model.gpu.pass();
@@ -256,22 +260,26 @@ impl Batch {
         (sequence.cached..).zip(tokens).map(row).collect()
     }
 
-    /// Rows of prompts computed at a time: the widest activation fits a binding.
-    fn block_rows(&self) -> usize {
-        let config = &self.model.config;
-        BLOCK_ROWS.min(self.rows_per_binding((3 * config.hidden_size).max(config.n_inner)))
-    }
-
     /// Rows of logits computed at a time.
     pub(super) fn logits_rows(&self) -> usize {
-        let vocab = self.model.config.vocab_size;
-        (LOGITS_BLOCK / vocab).clamp(1, BLOCK_ROWS).min(self.rows_per_binding(vocab))
+        logits_rows(&self.model.gpu, &self.model.config)
     }
+}
 
-    fn rows_per_binding(&self, columns: usize) -> usize {
-        let row_bytes = 4 * columns.next_multiple_of(4) as u64;
-        usize::try_from(self.model.gpu.binding_limit() / row_bytes).unwrap_or(usize::MAX).max(1)
-    }
+/// Rows of prompts computed at a time: the widest activation fits a binding.
+pub(super) fn block_rows(gpu: &GpuCompute, config: &Config) -> usize {
+    BLOCK_ROWS.min(rows_per_binding(gpu, config.qkv_width().max(config.up_width())))
+}
+
+/// Rows of logits computed at a time.
+pub(super) fn logits_rows(gpu: &GpuCompute, config: &Config) -> usize {
+    let vocab = config.vocab_size;
+    (LOGITS_BLOCK / vocab).clamp(1, BLOCK_ROWS).min(rows_per_binding(gpu, vocab))
+}
+
+fn rows_per_binding(gpu: &GpuCompute, columns: usize) -> usize {
+    let row_bytes = 4 * columns.next_multiple_of(4) as u64;
+    usize::try_from(gpu.binding_limit() / row_bytes).unwrap_or(usize::MAX).max(1)
 }
 
 /// A block of rows, each told at which of them its sequence begins. Those of a slot follow each other.

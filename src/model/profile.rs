@@ -12,7 +12,7 @@ use crate::encode::{Clock, DispatchTime, PassTimes, Work};
 use crate::error::{Error, Result};
 use crate::model::batch::Batch;
 use crate::model::generation::Request;
-use crate::model::{Config, GpuModel};
+use crate::model::{Config, GpuModel, KvType, SessionOptions};
 use crate::ops::Sampler;
 use std::borrow::Cow;
 
@@ -109,7 +109,7 @@ impl GpuModel {
         if needed > limit {
             return Err(Error::ContextFull { have: needed, limit });
         }
-        let mut batch = self.batch(1)?;
+        let mut batch = self.batch_with(1, &SessionOptions { context: needed, ..self.session_options() })?;
         let prompt = vec![0; depth];
         let (last, before) = prompt.split_last().ok_or(Error::EmptyPrompt)?;
         if !before.is_empty() {
@@ -123,7 +123,8 @@ impl GpuModel {
         let first = times.len().saturating_sub(tokens);
         let mut rows: Vec<OpTime> = Vec::new();
         for (step, times) in times.into_iter().enumerate().skip(first) {
-            add(&mut rows, &self.gpu().wait(times)?, self.config(), depth - 1 + step);
+            let attention = attention(self.config(), self.session_options().kv, depth - 1 + step);
+            add(&mut rows, &self.gpu().wait(times)?, attention);
         }
         for row in &mut rows {
             let per_token = 1.0 / tokens as f64;
@@ -150,11 +151,10 @@ fn write(batch: &mut Batch, last: u32, tokens: usize) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64() / tokens as f64)
 }
 
-/// Adds the dispatches of a token at `position`.
-fn add(rows: &mut Vec<OpTime>, times: &PassTimes, config: &Config, position: usize) {
+/// Adds the dispatches of a token. How far attention looks is known on the device alone, and to the caller.
+fn add(rows: &mut Vec<OpTime>, times: &PassTimes, attention: Work) {
     for DispatchTime { op, kernel, seconds, work } in &times.dispatches {
-        // How far attention looks is known on the device alone, and here.
-        let work = if op == "attention" { attention(config, position) } else { *work };
+        let work = if op == "attention" { attention } else { *work };
         let row = match rows.iter_mut().position(|row| row.kernel == *kernel) {
             Some(known) => rows.get_mut(known),
             None => {
@@ -177,7 +177,9 @@ fn add(rows: &mut Vec<OpTime>, times: &PassTimes, config: &Config, position: usi
 }
 
 /// One row that looks at all positions up to its own: queries, keys, values and output.
-fn attention(config: &Config, position: usize) -> Work {
-    let (keys, width) = ((position + 1) as f64, config.hidden_size as f64);
-    Work { flops: 4.0 * keys * width, bytes: 4.0 * (2.0 * keys * width + 4.0 * width) }
+fn attention(config: &Config, kv: KvType, position: usize) -> Work {
+    let (keys, width, kv_width) = ((position + 1) as f64, config.q_width() as f64, config.kv_width() as f64);
+    let stored = kv.dtype().bytes() as f64;
+    let (cached, new) = (2.0 * stored * keys * kv_width, 4.0 * (2.0 * width + 2.0 * kv_width));
+    Work { flops: 4.0 * keys * width, bytes: cached + new }
 }

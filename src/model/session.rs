@@ -1,4 +1,4 @@
-//! One sequence: a batch of one slot.
+//! One sequence: a batch of one slot; and what a batch is told when it is opened.
 //!
 //! It is what most callers want, and has no code of its own for computing: a second path would have to be tested against
 //! the first for ever. A session borrows nothing and owns its cache, so that it can outlive the handle it was opened by.
@@ -10,8 +10,72 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::batch::Batch;
+use crate::model::config::Config;
 use crate::model::generation::{BatchGeneration, Request, StopReason};
 use crate::ops::Sampler;
+use crate::tensor::DType;
+
+/// The context of a session that does not ask for another one, where the model has as many positions.
+const CONTEXT: usize = 4096;
+
+/// How keys and values are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum KvType {
+    /// As computed.
+    #[default]
+    F32,
+    /// Rounded to halves: half the memory. Beyond 65504 they are infinite, and then the logits are an error.
+    F16,
+}
+
+impl KvType {
+    /// Its name on the command line and in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            KvType::F32 => "f32",
+            KvType::F16 => "f16",
+        }
+    }
+
+    pub(crate) fn dtype(self) -> DType {
+        match self {
+            KvType::F32 => DType::F32,
+            KvType::F16 => DType::F16,
+        }
+    }
+}
+
+/// What a session, or each slot of a batch, can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// Tokens at most; no more than the model has positions. Memory for all of them is taken at once.
+    pub context: usize,
+    /// How keys and values are kept.
+    pub kv: KvType,
+}
+
+impl SessionOptions {
+    /// As many tokens as the model has positions, up to 4096; keys and values as computed.
+    pub fn new(config: &Config) -> SessionOptions {
+        SessionOptions { context: config.n_positions.min(CONTEXT), kv: KvType::F32 }
+    }
+
+    /// # Errors
+    /// [`Error::BadOption`] for what the model does not have.
+    pub(crate) fn validate(&self, config: &Config) -> Result<()> {
+        let positions = config.n_positions;
+        if !(1..=positions).contains(&self.context) {
+            let message = format!("{} is not between 1 and the model's {positions} positions", self.context);
+            return Err(Error::BadOption { option: "context", message });
+        }
+        if self.kv == KvType::F16 && !config.head_dim.is_multiple_of(2) {
+            let message = format!("f16 needs heads of an even width, not of {}", config.head_dim);
+            return Err(Error::BadOption { option: "kv", message });
+        }
+        Ok(())
+    }
+}
 
 /// One sequence on a model.
 ///
@@ -39,8 +103,8 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    pub(crate) fn new(model: Arc<Model>) -> Result<Session> {
-        Ok(Session { batch: Batch::new(model, 1)? })
+    pub(crate) fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Session> {
+        Ok(Session { batch: Batch::new(model, 1, options)? })
     }
 
     /// The sequence so far.

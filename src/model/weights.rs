@@ -1,25 +1,32 @@
-//! From a checkpoint, or a seed, to weights on the device: GPT-2's names, shapes and orientation.
+//! From a checkpoint, or a seed, to weights on the device.
 //!
 //! First everything is admitted: each tensor the model needs is there in its shape and a type we read, and nothing else is
-//! there. Then tensors are read one at a time. Matrices keep their stored format (bf16 becomes f32, exactly); GPT-2's
-//! Conv1D matrices, stored `[in, out]`, are turned to `[out, in]` once, so that one product serves all models.
+//! there. Then tensors are read a block of rows at a time. Matrices keep their stored format (bf16 becomes f32, exactly).
+//! What is multiplied with the same rows becomes one matrix: queries over keys over values, gate over up; where their types
+//! differ it is f32. GPT-2's Conv1D matrices, stored `[in, out]`, are turned to `[out, in]` once, so that one product serves
+//! all models.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::gpu::GpuCompute;
 use crate::kernel::Format;
 use crate::model::checkpoint::{Checkpoint, StoredType, to_f32};
 use crate::model::config::Config;
+use crate::model::families::Names;
 use crate::model::random;
 use crate::tensor::{Tensor, Weight};
+
+/// Bytes of two tensors that are compared at a time.
+const BLOCK_BYTES: usize = 16 << 20;
 
 /// A model's weights on a device.
 pub(crate) struct Weights {
     /// `[vocab, hidden]`
     pub(crate) tokens: Weight,
-    /// `[positions, hidden]`
-    pub(crate) positions: Tensor,
+    /// `[positions, hidden]`; `None` where queries and keys are turned instead.
+    pub(crate) positions: Option<Tensor>,
     pub(crate) layers: Vec<Layer>,
     pub(crate) final_norm: Norm,
     /// `[vocab, hidden]`; `None` where the head is the token embedding.
@@ -29,12 +36,14 @@ pub(crate) struct Weights {
 /// One block.
 pub(crate) struct Layer {
     pub(crate) attention_norm: Norm,
-    /// `[3 hidden, hidden]`, query over key over value
+    /// `[(heads + 2 kv_heads) head_dim, hidden]`, query over key over value
     pub(crate) qkv: Linear,
-    /// `[hidden, hidden]`
+    /// `[heads + kv_heads, head_dim]`: the norm of each head of queries and keys, if they have any.
+    pub(crate) head_norm: Option<Tensor>,
+    /// `[hidden, heads * head_dim]`
     pub(crate) project: Linear,
     pub(crate) mlp_norm: Norm,
-    /// `[inner, hidden]`
+    /// `[inner, hidden]`, or `[2 inner, hidden]`, gate over up
     pub(crate) up: Linear,
     /// `[hidden, inner]`
     pub(crate) down: Linear,
@@ -43,16 +52,16 @@ pub(crate) struct Layer {
 /// A matrix `[out, in]` and a bias `[out]`.
 pub(crate) struct Linear {
     pub(crate) weight: Weight,
-    pub(crate) bias: Tensor,
+    pub(crate) bias: Option<Tensor>,
 }
 
-/// Weight and bias of a layer norm, `[hidden]`.
+/// Weight and bias of a norm, `[hidden]`. An RMS norm has no bias.
 pub(crate) struct Norm {
     pub(crate) weight: Tensor,
-    pub(crate) bias: Tensor,
+    pub(crate) bias: Option<Tensor>,
 }
 
-/// Where tensors come from. Names are the checkpoint's, without `transformer.`.
+/// Where tensors come from.
 pub(crate) enum Source<'a> {
     /// An admitted checkpoint, and the prefix of its names.
     Checkpoint { checkpoint: &'a Checkpoint, prefix: &'static str },
@@ -60,165 +69,224 @@ pub(crate) enum Source<'a> {
     Random { seed: u64 },
 }
 
-/// Every tensor of a GPT-2 and its shape, as stored.
-fn expected(config: &Config) -> Vec<(String, Vec<usize>)> {
-    let (hidden, inner) = (config.hidden_size, config.n_inner);
-    let mut list = vec![
-        ("wte.weight".to_owned(), vec![config.vocab_size, hidden]),
-        ("wpe.weight".to_owned(), vec![config.n_positions, hidden]),
-        ("ln_f.weight".to_owned(), vec![hidden]),
-        ("ln_f.bias".to_owned(), vec![hidden]),
-    ];
-    if !config.tied_head {
-        list.push(("lm_head.weight".to_owned(), vec![config.vocab_size, hidden]));
-    }
-    for layer in 0..config.n_layers {
-        let mut push = |name: &str, shape: &[usize]| list.push((format!("h.{layer}.{name}"), shape.to_vec()));
-        for norm in ["ln_1", "ln_2"] {
-            push(&format!("{norm}.weight"), &[hidden]);
-            push(&format!("{norm}.bias"), &[hidden]);
-        }
-        let matrices = [
-            ("attn.c_attn", hidden, 3 * hidden),
-            ("attn.c_proj", hidden, hidden),
-            ("mlp.c_fc", hidden, inner),
-            ("mlp.c_proj", inner, hidden),
-        ];
-        for (name, inputs, outputs) in matrices {
-            push(&format!("{name}.weight"), &[inputs, outputs]);
-            push(&format!("{name}.bias"), &[outputs]);
-        }
-    }
-    list
-}
-
-/// Buffers of old checkpoints that hold no weights: the causal mask and its fill value.
-fn is_mask(name: &str) -> bool {
-    let layer = name.strip_suffix(".attn.bias").or_else(|| name.strip_suffix(".attn.masked_bias"));
-    layer.and_then(|name| name.strip_prefix("h.")).is_some_and(|number| number.parse::<usize>().is_ok())
-}
-
 impl<'a> Source<'a> {
-    /// Checks that a checkpoint holds the model that its config describes, and nothing else.
-    pub(crate) fn admit(checkpoint: &'a Checkpoint, config: &Config) -> Result<Source<'a>> {
-        let prefix = if checkpoint.get("transformer.wte.weight").is_some() { "transformer." } else { "" };
+    /// Checks that a checkpoint holds the model that its config describes, and nothing else. A head that the config ties and
+    /// the checkpoint has, with other numbers, is untied, as transformers does.
+    pub(crate) fn admit(checkpoint: &'a Checkpoint, config: &mut Config) -> Result<Source<'a>> {
+        let names = Names::of(config.family);
+        let prefixed = format!("{}{}.weight", names.prefix, names.tokens);
+        let prefix = if checkpoint.get(&prefixed).is_some() { names.prefix } else { "" };
         let source = Source::Checkpoint { checkpoint, prefix };
-        let bad = |name: &str, message: String| Error::BadTensor { name: name.to_owned(), message };
-        let mut known = BTreeSet::new();
-        for (name, shape) in expected(config) {
-            let stored = stored_name(prefix, &name);
-            let info = checkpoint.get(&stored);
-            let info = info.ok_or_else(|| bad(&stored, format!("missing; the config asks for {shape:?}")))?;
-            if info.shape != shape {
-                return Err(bad(&stored, format!("shape {:?}; the config asks for {shape:?}", info.shape)));
+        let head = format!("{}.weight", names.head);
+        if config.tied_head && checkpoint.get(&head).is_some() {
+            let tokens = format!("{prefix}{}.weight", names.tokens);
+            config.tied_head = same(checkpoint, &tokens, &head)?;
+            if !config.tied_head {
+                log::warn!("config.json ties {head} to {tokens}, which has other numbers: they are not tied");
             }
-            if !matches!(info.dtype, StoredType::F32 | StoredType::F16 | StoredType::BF16) {
-                return Err(bad(&stored, format!("type {:?}; F32, F16 and BF16 are read", info.dtype)));
-            }
+        }
+        let mut known = BTreeSet::from([head]);
+        for (name, shape) in names.tensors(config) {
+            let stored = source.stored_name(names, &name);
+            admit_tensor(checkpoint, &stored, &shape)?;
             known.insert(stored);
         }
         for name in checkpoint.names().filter(|name| !known.contains(*name)) {
-            let plain = name.strip_prefix(prefix).unwrap_or(name);
-            if plain == "lm_head.weight" && config.tied_head {
-                log::warn!("{name} is ignored: config.json ties the head to wte.weight");
-            } else if !is_mask(plain) {
-                return Err(bad(name, "not part of a GPT-2 of this config".to_owned()));
+            if !names.is_buffer(name.strip_prefix(prefix).unwrap_or(name)) {
+                return Err(bad(name, format!("not part of a {} of this config", config.family.name())));
             }
         }
         Ok(source)
     }
 
     /// How a tensor is stored: F32, F16 or BF16.
-    fn stored_type(&self, name: &str) -> StoredType {
+    fn stored_type(&self, names: &Names, name: &str) -> StoredType {
         match self {
-            Source::Checkpoint { checkpoint, prefix } => {
-                checkpoint.get(&stored_name(prefix, name)).map_or(StoredType::F32, |info| info.dtype)
+            Source::Checkpoint { checkpoint, .. } => {
+                checkpoint.get(&self.stored_name(names, name)).map_or(StoredType::F32, |info| info.dtype)
             }
             Source::Random { .. } => StoredType::F32,
         }
     }
 
-    /// Rows of a tensor of `columns`-element rows, in the bytes of `format`, checked to be finite.
-    fn rows(
-        &self,
-        name: &str,
-        shape: (usize, usize),
-        config: &Config,
-        range: std::ops::Range<usize>,
-    ) -> Result<Vec<u8>> {
-        let (rows, columns) = shape;
-        let bytes = match self {
-            Source::Checkpoint { checkpoint, prefix } => checkpoint.read_rows(&stored_name(prefix, name), range)?,
+    /// The head stands beside the transformer, everything else in it.
+    fn stored_name(&self, names: &Names, name: &str) -> String {
+        match self {
+            Source::Checkpoint { prefix, .. } if name.strip_suffix(".weight") != Some(names.head) => {
+                format!("{prefix}{name}")
+            }
+            _ => name.to_owned(),
+        }
+    }
+
+    /// The format that tensors become one matrix in: that of all of them, or else f32.
+    pub(super) fn format(&self, names: &Names, parts: &[String]) -> Format {
+        let mut formats = parts.iter().map(|name| match self.stored_type(names, name) {
+            StoredType::F16 => Format::F16,
+            _ => Format::F32,
+        });
+        let first = formats.next().unwrap_or(Format::F32);
+        if formats.all(|format| format == first) { first } else { Format::F32 }
+    }
+}
+
+fn bad(name: &str, message: String) -> Error {
+    Error::BadTensor { name: name.to_owned(), message }
+}
+
+fn admit_tensor(checkpoint: &Checkpoint, name: &str, shape: &[usize]) -> Result<()> {
+    let info = checkpoint.get(name).ok_or_else(|| bad(name, format!("missing; the config asks for {shape:?}")))?;
+    if info.shape != shape {
+        return Err(bad(name, format!("shape {:?}; the config asks for {shape:?}", info.shape)));
+    }
+    if !matches!(info.dtype, StoredType::F32 | StoredType::F16 | StoredType::BF16) {
+        return Err(bad(name, format!("type {:?}; F32, F16 and BF16 are read", info.dtype)));
+    }
+    Ok(())
+}
+
+/// Whether two tensors are equal, byte by byte.
+fn same(checkpoint: &Checkpoint, a: &str, b: &str) -> Result<bool> {
+    let (Some(one), Some(other)) = (checkpoint.get(a), checkpoint.get(b)) else { return Ok(false) };
+    let rows = one.shape.first().copied().unwrap_or(0);
+    if one.shape != other.shape || one.dtype != other.dtype || rows == 0 {
+        return Ok(false);
+    }
+    let step = (BLOCK_BYTES / (one.byte_len() as usize / rows).max(1)).max(1);
+    for start in (0..rows).step_by(step) {
+        let range = start..rows.min(start + step);
+        if checkpoint.read_rows(a, range.clone())? != checkpoint.read_rows(b, range)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Reads the tensors of one model.
+struct Loader<'a> {
+    gpu: &'a GpuCompute,
+    config: &'a Config,
+    names: &'static Names,
+    source: &'a Source<'a>,
+}
+
+impl Loader<'_> {
+    /// Rows of a tensor of `columns`-element rows, in the bytes of `format`, checked to be finite. `inputs`: what is summed over
+    /// in a product with it.
+    fn rows(&self, name: &str, columns: usize, inputs: usize, range: Range<usize>, format: Format) -> Result<Vec<u8>> {
+        let checkpoint = match self.source {
+            Source::Checkpoint { checkpoint, .. } => checkpoint,
             Source::Random { seed } => {
                 let (start, count) = (range.start * columns, range.len() * columns);
-                let values = random::elements(*seed, name, start, count, rows, config.hidden_size);
+                let values = random::elements(*seed, name, start, count, inputs, self.config.hidden_size);
                 return Ok(bytemuck::pod_collect_to_vec(&values));
             }
         };
-        let stored = self.stored_type(name);
-        let bytes = match stored {
-            StoredType::BF16 => bytemuck::pod_collect_to_vec(&to_f32(name, stored, &bytes)?),
-            _ => bytes,
-        };
-        check_finite(name, stored, &bytes)?;
-        Ok(bytes)
+        let stored = self.source.stored_type(self.names, name);
+        let bytes = checkpoint.read_rows(&self.source.stored_name(self.names, name), range)?;
+        if format == Format::F16 {
+            check_finite(name, bytes.as_chunks::<2>().0.iter().filter(|b| u16::from_le_bytes(**b) & 0x7c00 == 0x7c00))?;
+            return Ok(bytes);
+        }
+        let values = to_f32(name, stored, &bytes)?;
+        check_finite(name, values.iter().filter(|v| !v.is_finite()))?;
+        Ok(bytemuck::pod_collect_to_vec(&values))
     }
 
-    /// A vector or small matrix as f32.
-    fn tensor(&self, gpu: &GpuCompute, name: &str, shape: &[usize], config: &Config) -> Result<Tensor> {
+    /// All of a tensor as f32.
+    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let (rows, columns) = match *shape {
             [rows, columns] => (rows, columns),
             _ => (shape.iter().product(), 1),
         };
-        let bytes = self.rows(name, (rows, columns), config, 0..rows)?;
-        let values = match self.stored_type(name) {
-            StoredType::F16 => to_f32(name, StoredType::F16, &bytes)?,
-            _ => bytemuck::pod_collect_to_vec(&bytes),
-        };
-        gpu.tensor(&values, shape)
+        Ok(bytemuck::pod_collect_to_vec(&self.rows(name, columns, rows, 0..rows, Format::F32)?))
     }
 
-    /// A matrix that is stored as it is used, `[out, in]`.
-    fn matrix(&self, gpu: &GpuCompute, name: &str, shape: (usize, usize), config: &Config) -> Result<Weight> {
-        Weight::from_rows(gpu, shape, self.format(name), |range| self.rows(name, shape, config, range))
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.gpu.tensor(&self.values(name, shape)?, shape)
+    }
+
+    /// Matrices of `inputs` columns that are stored as they are used, `[out, in]`, one over the other.
+    fn matrix(&self, parts: &[(String, usize)], inputs: usize) -> Result<Weight> {
+        let names: Vec<String> = parts.iter().map(|(name, _)| name.clone()).collect();
+        let format = self.source.format(self.names, &names);
+        let rows = parts.iter().map(|(_, rows)| rows).sum();
+        Weight::from_rows(self.gpu, (rows, inputs), format, |range| {
+            let (mut bytes, mut first) = (Vec::new(), 0);
+            for (name, rows) in parts {
+                let within = range.start.max(first) - first..range.end.clamp(first, first + rows) - first;
+                if !within.is_empty() {
+                    bytes.extend(self.rows(name, inputs, inputs, within, format)?);
+                }
+                first += rows;
+            }
+            Ok(bytes)
+        })
     }
 
     /// A Conv1D: stored `[in, out]`, used `[out, in]`.
-    fn conv1d(
-        &self,
-        gpu: &GpuCompute,
-        name: &str,
-        (inputs, outputs): (usize, usize),
-        config: &Config,
-    ) -> Result<Linear> {
-        let weight_name = format!("{name}.weight");
-        let format = self.format(&weight_name);
-        let stored = self.rows(&weight_name, (inputs, outputs), config, 0..inputs)?;
+    fn turned(&self, name: &str, (inputs, outputs): (usize, usize)) -> Result<Weight> {
+        let format = self.source.format(self.names, &[name.to_owned()]);
+        let stored = self.rows(name, outputs, inputs, 0..inputs, format)?;
         let turned = match format {
             Format::F16 => transpose::<2>(&stored, inputs, outputs),
             Format::F32 => transpose::<4>(&stored, inputs, outputs),
         };
         let row_bytes = turned.len() / outputs.max(1);
-        let weight = Weight::from_rows(gpu, (outputs, inputs), format, |range| {
+        Weight::from_rows(self.gpu, (outputs, inputs), format, |range| {
             Ok(turned.get(range.start * row_bytes..range.end * row_bytes).unwrap_or_default().to_vec())
-        })?;
-        let bias = self.tensor(gpu, &format!("{name}.bias"), &[outputs], config)?;
+        })
+    }
+
+    /// The matrices of a layer that are multiplied with the same rows, and their biases.
+    fn linear(&self, layer: usize, parts: &[(&str, usize)], inputs: usize, bias: bool) -> Result<Linear> {
+        let named = |end: &str| -> Vec<(String, usize)> {
+            parts.iter().map(|(name, rows)| (format!("{}.{end}", self.names.layer(layer, name)), *rows)).collect()
+        };
+        let weights = named("weight");
+        let weight = match weights.as_slice() {
+            [(name, outputs)] if self.names.turned => self.turned(name, (inputs, *outputs))?,
+            parts => self.matrix(parts, inputs)?,
+        };
+        let mut values = Vec::new();
+        for (name, rows) in named("bias").iter().filter(|_| bias) {
+            values.extend(self.values(name, &[*rows])?);
+        }
+        let bias = if bias { Some(self.gpu.tensor(&values, &[values.len()])?) } else { None };
         Ok(Linear { weight, bias })
     }
 
-    fn norm(&self, gpu: &GpuCompute, name: &str, config: &Config) -> Result<Norm> {
-        let part = |part: &str| self.tensor(gpu, &format!("{name}.{part}"), &[config.hidden_size], config);
-        Ok(Norm { weight: part("weight")?, bias: part("bias")? })
+    fn norm(&self, name: &str) -> Result<Norm> {
+        let part = |part: &str| self.tensor(&format!("{name}.{part}"), &[self.config.hidden_size]);
+        let bias = if self.config.rms_norm { None } else { Some(part("bias")?) };
+        Ok(Norm { weight: part("weight")?, bias })
     }
 
-    fn format(&self, name: &str) -> Format {
-        if self.stored_type(name) == StoredType::F16 { Format::F16 } else { Format::F32 }
+    /// The norm of queries for each of their heads, then that of keys.
+    fn head_norm(&self, layer: usize) -> Result<Tensor> {
+        let (config, mut values) = (self.config, Vec::new());
+        for (name, heads) in self.names.head_norms.iter().zip([config.n_heads, config.n_kv_heads]) {
+            let name = format!("{}.weight", self.names.layer(layer, name));
+            values.extend(self.values(&name, &[config.head_dim])?.repeat(heads));
+        }
+        self.gpu.tensor(&values, &[config.n_heads + config.n_kv_heads, config.head_dim])
     }
-}
 
-/// The head stands beside the transformer, everything else in it.
-fn stored_name(prefix: &str, name: &str) -> String {
-    if name == "lm_head.weight" { name.to_owned() } else { format!("{prefix}{name}") }
+    fn layer(&self, i: usize) -> Result<Layer> {
+        let (names, config) = (self.names, self.config);
+        let (hidden, inner) = (config.hidden_size, config.n_inner);
+        let qkv: Vec<(&str, usize)> = names.qkv.iter().copied().zip(names.qkv_rows(config)).collect();
+        let up: Vec<(&str, usize)> = names.up.iter().map(|name| (*name, inner)).collect();
+        Ok(Layer {
+            attention_norm: self.norm(&names.layer(i, names.attention_norm))?,
+            qkv: self.linear(i, &qkv, hidden, config.qkv_bias)?,
+            head_norm: if config.head_norm { Some(self.head_norm(i)?) } else { None },
+            project: self.linear(i, &[(names.project, hidden)], config.q_width(), config.output_bias)?,
+            mlp_norm: self.norm(&names.layer(i, names.mlp_norm))?,
+            up: self.linear(i, &up, hidden, config.mlp_bias)?,
+            down: self.linear(i, &[(names.down, hidden)], inner, config.mlp_bias)?,
+        })
+    }
 }
 
 /// Rows become columns. `N` is the size of an element in bytes.
@@ -234,44 +302,27 @@ fn transpose<const N: usize>(stored: &[u8], rows: usize, columns: usize) -> Vec<
 }
 
 /// A weight that is NaN or infinite poisons every token; say which tensor it is.
-fn check_finite(name: &str, stored: StoredType, bytes: &[u8]) -> Result<()> {
-    let count = match stored {
-        StoredType::F16 => {
-            bytes.as_chunks::<2>().0.iter().filter(|b| u16::from_le_bytes(**b) & 0x7c00 == 0x7c00).count()
-        }
-        _ => bytes.as_chunks::<4>().0.iter().filter(|b| !f32::from_le_bytes(**b).is_finite()).count(),
-    };
-    if count > 0 {
-        return Err(Error::NonFinite { what: format!("tensor `{name}`"), count: count as u64 });
+fn check_finite(name: &str, faults: impl Iterator) -> Result<()> {
+    match faults.count() {
+        0 => Ok(()),
+        count => Err(Error::NonFinite { what: format!("tensor `{name}`"), count: count as u64 }),
     }
-    Ok(())
 }
 
 impl Weights {
     /// Reads and uploads everything.
     pub(crate) fn load(gpu: &GpuCompute, config: &Config, source: &Source<'_>) -> Result<Weights> {
-        let (hidden, inner, vocab) = (config.hidden_size, config.n_inner, config.vocab_size);
-        let layer = |i: usize| -> Result<Layer> {
-            let linear = |name: &str, shape| source.conv1d(gpu, &format!("h.{i}.{name}"), shape, config);
-            Ok(Layer {
-                attention_norm: source.norm(gpu, &format!("h.{i}.ln_1"), config)?,
-                qkv: linear("attn.c_attn", (hidden, 3 * hidden))?,
-                project: linear("attn.c_proj", (hidden, hidden))?,
-                mlp_norm: source.norm(gpu, &format!("h.{i}.ln_2"), config)?,
-                up: linear("mlp.c_fc", (hidden, inner))?,
-                down: linear("mlp.c_proj", (inner, hidden))?,
-            })
-        };
-        let head = match config.tied_head {
-            true => None,
-            false => Some(source.matrix(gpu, "lm_head.weight", (vocab, hidden), config)?),
-        };
+        let names = Names::of(config.family);
+        let loader = Loader { gpu, config, names, source };
+        let (hidden, vocab) = (config.hidden_size, config.vocab_size);
+        let table = |name: &str| loader.matrix(&[(format!("{name}.weight"), vocab)], hidden);
+        let positions = || loader.tensor(&format!("{}.weight", names.positions), &[config.n_positions, hidden]);
         let weights = Weights {
-            tokens: source.matrix(gpu, "wte.weight", (vocab, hidden), config)?,
-            positions: source.tensor(gpu, "wpe.weight", &[config.n_positions, hidden], config)?,
-            layers: (0..config.n_layers).map(layer).collect::<Result<_>>()?,
-            final_norm: source.norm(gpu, "ln_f", config)?,
-            head,
+            tokens: table(names.tokens)?,
+            positions: if config.rope.is_none() { Some(positions()?) } else { None },
+            layers: (0..config.n_layers).map(|i| loader.layer(i)).collect::<Result<_>>()?,
+            final_norm: loader.norm(names.final_norm)?,
+            head: if config.tied_head { None } else { Some(table(names.head)?) },
         };
         gpu.flush()?;
         Ok(weights)
@@ -279,13 +330,14 @@ impl Weights {
 
     /// Bytes on the device.
     pub(crate) fn bytes(&self) -> u64 {
-        let norm = |n: &Norm| n.weight.bytes() + n.bias.bytes();
-        let linear = |l: &Linear| l.weight.bytes() + l.bias.bytes();
+        let some = |t: &Option<Tensor>| t.as_ref().map_or(0, Tensor::bytes);
+        let norm = |n: &Norm| n.weight.bytes() + some(&n.bias);
+        let linear = |l: &Linear| l.weight.bytes() + some(&l.bias);
         let layer = |l: &Layer| {
             let linears: u64 = [&l.qkv, &l.project, &l.up, &l.down].into_iter().map(linear).sum();
-            linears + norm(&l.attention_norm) + norm(&l.mlp_norm)
+            linears + norm(&l.attention_norm) + norm(&l.mlp_norm) + some(&l.head_norm)
         };
-        let embeddings = self.tokens.bytes() + self.positions.bytes() + self.head.as_ref().map_or(0, Weight::bytes);
+        let embeddings = self.tokens.bytes() + some(&self.positions) + self.head.as_ref().map_or(0, Weight::bytes);
         embeddings + self.layers.iter().map(layer).sum::<u64>() + norm(&self.final_norm)
     }
 }

@@ -12,8 +12,12 @@ use crate::tensor::{DType, Tensor};
 /// its keys and values are appended to `keys` and `values`, \[slots * context, kv_heads * head_dim\]; `out` is
 /// \[m, heads * head_dim\]. The caller vouches for slots and positions.
 ///
+/// Keys and values are kept in the type of those two tensors, f32 or f16. Halves are rounded when they are appended, and
+/// every row sees them rounded, its own too; beyond 65504 they are infinite.
+///
 /// # Errors
-/// [`Error::Shape`] if the dimensions disagree; [`Error::TooLarge`] for heads beyond workgroup memory.
+/// [`Error::Shape`] if the dimensions disagree, or `head_dim` is odd where two halves are to share a word;
+/// [`Error::TooLarge`] for heads beyond workgroup memory.
 pub fn attention(
     pass: &mut Pass,
     rows: &Tensor,
@@ -33,14 +37,17 @@ pub fn attention(
         && (qkv.rows(), Some(qkv.columns())) == (m, all_heads.and_then(width))
         && (out.rows(), Some(out.columns())) == (m, width(heads))
         && keys.shape() == values.shape()
+        && keys.dtype() == values.dtype()
+        && (keys.dtype() == DType::F32 || keys.dtype() == DType::F16 && head_dim.is_multiple_of(2))
         && Some(keys.columns()) == width(kv_heads)
         && (context == 0 || keys.rows() % context == 0);
     let shapes = || {
-        let (rows, qkv, keys) = (rows.shape(), qkv.shape(), keys.shape());
-        format!("rows {rows:?}, qkv {qkv:?}, keys {keys:?}, out {:?}, {shape:?}", out.shape())
+        let (rows, qkv, keys, keys_dtype) = (rows.shape(), qkv.shape(), keys.shape(), keys.dtype());
+        let dtypes = (keys_dtype, values.dtype());
+        format!("rows {rows:?}, qkv {qkv:?}, keys {keys:?} {dtypes:?}, out {:?}, {shape:?}", out.shape())
     };
     ensure(OP, fits, shapes)?;
-    ensure_f32(OP, &[qkv, keys, values, out])?;
+    ensure_f32(OP, &[qkv, out])?;
     if pass.is_cpu() {
         return cpu::attention(rows, qkv, keys, values, shape, out);
     }
@@ -50,18 +57,19 @@ pub fn attention(
     }
     // A guess: half the context is filled.
     pass.cost(flops(m * heads, head_dim, context));
-    pass.moves((qkv.bytes() + out.bytes()) as f64 + (m * context * keys.columns() * 4) as f64);
+    pass.moves((qkv.bytes() + out.bytes()) as f64 + (m * context * keys.columns() * keys.dtype().bytes()) as f64);
     let params = k::attention::Params {
         m: count(OP, m)?,
         heads: count(OP, heads)?,
         kv_heads: count(OP, kv_heads)?,
         qkv_pitch: count(OP, qkv.pitch())?,
-        kv_pitch: count(OP, keys.pitch())?,
+        kv_pitch: count(OP, keys.pitch() * keys.dtype().bytes() / 4)?,
         out_pitch: count(OP, out.pitch())?,
         context: count(OP, context)?,
         scale,
     };
-    let modes = k::attention::Modes { d: count(OP, head_dim)?, causal: causal.into() };
+    let half = (keys.dtype() == DType::F16).into();
+    let modes = k::attention::Modes { d: count(OP, head_dim)?, causal: causal.into(), half };
     let args = k::attention::Args { rows, qkv, keys, values, out };
     let knobs = k::attention::Knobs::default();
     pass.run(&args, params, (knobs, modes), k::attention::grid(&params, &knobs))

@@ -129,6 +129,47 @@ pub fn rms_norm(
     pass.run(&args, params, (knobs, Default::default()), k::rms_norm::grid(&params, &knobs))
 }
 
+/// x\[m,n\] += y\[m,n\], rounded once, and out\[m,n\] = [`rms_norm`] of what x then is, times weight\[n\]: one dispatch, as one
+/// block of a transformer ends and the next begins.
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree or something is not f32;
+/// [`Error::Alias`](crate::Error::Alias) if x, y and out are not three tensors.
+pub fn add_rms_norm(
+    pass: &mut Pass,
+    x: &mut Tensor,
+    y: &Tensor,
+    weight: &Tensor,
+    eps: f32,
+    out: &mut Tensor,
+) -> Result<()> {
+    const OP: &str = "add_rms_norm";
+    let (m, n) = (x.rows(), x.columns());
+    let same = x.shape() == y.shape() && (out.rows(), out.columns()) == (m, n);
+    let message = || {
+        let (x, y, w) = (x.shape(), y.shape(), weight.shape());
+        format!("x {x:?}, y {y:?}, weight {w:?} into {:?}", out.shape())
+    };
+    ensure(OP, same && weight.shape() == [n], message)?;
+    ensure_f32(OP, &[x, y, weight, out])?;
+    if pass.is_cpu() {
+        return cpu::add_rms_norm(x, y, weight, eps, out);
+    }
+    if n == 0 {
+        return Ok(());
+    }
+    let params = k::add_rms_norm::Params {
+        m: count(OP, m)?,
+        n: count(OP, n)?,
+        x_pitch: count(OP, x.pitch())?,
+        y_pitch: count(OP, y.pitch())?,
+        out_pitch: count(OP, out.pitch())?,
+        eps,
+    };
+    let (args, knobs) = (k::add_rms_norm::Args { y, weight, x, out }, k::add_rms_norm::Knobs::default());
+    pass.run(&args, params, (knobs, Default::default()), k::add_rms_norm::grid(&params, &knobs))
+}
+
 /// Softmax of every row of x\[.., n\], in place: exp(x - max) over its sum. The difference between the largest and the
 /// smallest element of a row must be a finite f32.
 ///

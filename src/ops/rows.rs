@@ -8,30 +8,31 @@ use crate::pass::Pass;
 use crate::reference::{Pairing, Rope};
 use crate::tensor::{DType, Tensor, Weight};
 
-/// out\[r\] = w\[token of r\] + positions\[position of r\]. The caller vouches for tokens and positions.
+/// out\[r\] = w\[token of r\], + positions\[position of r\] where positions have embeddings of their own. The caller vouches
+/// for tokens and positions.
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree.
-pub fn embed(pass: &mut Pass, rows: &Tensor, w: &Weight, positions: &Tensor, out: &mut Tensor) -> Result<()> {
+pub fn embed(pass: &mut Pass, rows: &Tensor, w: &Weight, positions: Option<&Tensor>, out: &mut Tensor) -> Result<()> {
     const OP: &str = "embed";
     let (m, columns) = (out.rows(), out.columns());
     let fits = rows.columns() == 4
         && rows.dtype() == DType::U32
         && rows.rows() == m
         && w.columns() == columns
-        && positions.columns() == columns;
+        && positions.is_none_or(|positions| positions.columns() == columns);
     let message = || {
-        let (rows, w, positions) = (rows.shape(), [w.rows(), w.columns()], positions.shape());
+        let (rows, w, positions) = (rows.shape(), [w.rows(), w.columns()], positions.map(Tensor::shape));
         format!("rows {rows:?}, w {w:?}, positions {positions:?} into {:?}", out.shape())
     };
     ensure(OP, fits, message)?;
-    ensure_f32(OP, &[positions, out])?;
+    ensure_f32(OP, &[positions.unwrap_or(out), out])?;
     if pass.is_cpu() {
         return cpu::embed(rows, w, positions, out);
     }
-    if !positions.is_aligned() {
-        let positions = aligned(pass, positions)?;
-        return embed(pass, rows, w, &positions, out);
+    if let Some(unaligned) = positions.filter(|positions| !positions.is_aligned()) {
+        let positions = aligned(pass, unaligned)?;
+        return embed(pass, rows, w, Some(&positions), out);
     }
     if !out.is_aligned() {
         return through(pass, out, |pass, out| embed(pass, rows, w, positions, out));
@@ -46,10 +47,11 @@ pub fn embed(pass: &mut Pass, rows: &Tensor, w: &Weight, positions: &Tensor, out
             n: count(OP, chunk.tensor.rows())?,
         };
         // A row of each table is read for each that is written.
-        pass.moves(3.0 * out.bytes() as f64);
-        let args = k::embed::Args { rows, w: &chunk.tensor, positions, out };
+        pass.moves(if positions.is_some() { 3.0 } else { 2.0 } * out.bytes() as f64);
+        let modes = k::embed::Modes { positions: positions.is_some().into() };
+        let args = k::embed::Args { rows, w: &chunk.tensor, positions: positions.unwrap_or(&chunk.tensor), out };
         let knobs = k::embed::Knobs::default();
-        pass.run(&args, params, (knobs, Default::default()), k::embed::grid(&params, &knobs))?;
+        pass.run(&args, params, (knobs, modes), k::embed::grid(&params, &knobs))?;
     }
     Ok(())
 }
@@ -93,19 +95,22 @@ pub fn gather(pass: &mut Pass, ids: &Tensor, w: &Weight, out: &mut Tensor) -> Re
     Ok(())
 }
 
-/// The angles of [`rope`], `[positions, rotary_dim]`: the row of position p holds (cos, sin) of p theta_i for each pair i,
-/// side by side, where theta_i = base^(-2i / rotary_dim) (Su et al. 2021, arXiv 2104.09864). Computed in f64, rounded to f32
-/// once: in f32 the angle itself would be off by 2^-8 at position 100,000. Of an odd `rotary_dim` the last element belongs
-/// to no pair, and is left out.
-pub fn rope_table(positions: usize, rotary_dim: usize, base: f64) -> Vec<f32> {
-    // From libm rather than the platform, so that the table is the same everywhere.
-    let theta = |i: usize| libm::pow(base, -2.0 * i as f64 / rotary_dim as f64);
-    let thetas: Vec<f64> = (0..rotary_dim / 2).map(theta).collect();
-    let mut table = Vec::with_capacity(positions * 2 * thetas.len());
+/// The frequency theta_i = base^(-2i / rotary_dim) of each pair i, in radians per position (Su et al. 2021, arXiv
+/// 2104.09864). Of an odd `rotary_dim` the last element belongs to no pair, and is left out.
+pub fn rope_frequencies(rotary_dim: usize, base: f64) -> Vec<f64> {
+    // From libm rather than the platform, so that they are the same everywhere.
+    (0..rotary_dim / 2).map(|i| libm::pow(base, -2.0 * i as f64 / rotary_dim as f64)).collect()
+}
+
+/// The angles of [`rope`], `[positions, rotary_dim]`: the row of position p holds (cos, sin) of p theta for the `frequencies`
+/// theta of all pairs, side by side, each times `magnitude`. Computed in f64, rounded to f32 once: in f32 the angle itself
+/// would be off by 2^-8 at position 100,000.
+pub fn rope_table(positions: usize, frequencies: &[f64], magnitude: f64) -> Vec<f32> {
+    let mut table = Vec::with_capacity(positions * 2 * frequencies.len());
     for position in 0..positions {
-        for theta in &thetas {
-            let (sin, cos) = libm::sincos(position as f64 * theta);
-            table.extend([cos as f32, sin as f32]);
+        for frequency in frequencies {
+            let (sin, cos) = libm::sincos(position as f64 * frequency);
+            table.extend([(magnitude * cos) as f32, (magnitude * sin) as f32]);
         }
     }
     table
@@ -122,15 +127,7 @@ pub fn rope_table(positions: usize, rotary_dim: usize, base: f64) -> Vec<f32> {
 pub fn rope(pass: &mut Pass, rows: &Tensor, table: &Tensor, x: &mut Tensor, shape: &Rope) -> Result<()> {
     const OP: &str = "rope";
     let &Rope { heads, head_dim, rotary_dim, pairing } = shape;
-    let fits = rows.shape() == [x.rows(), 4]
-        && rows.dtype() == DType::U32
-        && table.columns() == rotary_dim
-        && rotary_dim.is_multiple_of(2)
-        && rotary_dim <= head_dim
-        && heads.checked_mul(head_dim).is_some_and(|columns| columns <= x.columns());
-    let message = || format!("rows {:?}, table {:?}, x {:?}, {shape:?}", rows.shape(), table.shape(), x.shape());
-    ensure(OP, fits, message)?;
-    ensure_f32(OP, &[table, x])?;
+    check_rope(OP, rows, table, x, shape)?;
     if pass.is_cpu() {
         return cpu::rope(rows, table, x, shape);
     }
@@ -149,6 +146,63 @@ pub fn rope(pass: &mut Pass, rows: &Tensor, table: &Tensor, x: &mut Tensor, shap
     let modes = k::rope::Modes { halves: (pairing == Pairing::Halves).into() };
     pass.moves(3.0 * x.bytes() as f64);
     pass.run(&k::rope::Args { rows, table, x }, params, (knobs, modes), groups)
+}
+
+/// QK-norm and [`rope`], in place: each of the first `heads` heads of a row of x is divided by the root of the mean of its
+/// squares plus `eps` and multiplied by its row of weight\[heads, head_dim\], then turned. As [`rope`] otherwise: columns
+/// from heads * head_dim on stay. The sum of a head's squares must be a finite f32, and `eps` positive where a head may be
+/// all zeros. Norm: Zhang, Sennrich 2019, arXiv 1910.07467.
+///
+/// # Errors
+/// As [`rope`]; [`Error::Shape`](crate::Error::Shape) too if weight has another shape.
+pub fn norm_rope(
+    pass: &mut Pass,
+    rows: &Tensor,
+    (weight, eps): (&Tensor, f32),
+    table: &Tensor,
+    x: &mut Tensor,
+    shape: &Rope,
+) -> Result<()> {
+    const OP: &str = "norm_rope";
+    let &Rope { heads, head_dim, rotary_dim, pairing } = shape;
+    check_rope(OP, rows, table, x, shape)?;
+    ensure(OP, weight.shape() == [heads, head_dim], || format!("weight {:?}, {shape:?}", weight.shape()))?;
+    ensure_f32(OP, &[weight])?;
+    if pass.is_cpu() {
+        return cpu::norm_rope(rows, (weight, eps), table, x, shape);
+    }
+    if head_dim == 0 {
+        return Ok(());
+    }
+    count(OP, x.rows() * heads * head_dim)?;
+    let params = k::norm_rope::Params {
+        m: count(OP, x.rows())?,
+        heads: count(OP, heads)?,
+        head_dim: count(OP, head_dim)?,
+        pairs: count(OP, rotary_dim / 2)?,
+        x_pitch: count(OP, x.pitch())?,
+        weight_pitch: count(OP, weight.pitch())?,
+        table_pitch: count(OP, table.pitch() / 2)?,
+        eps,
+    };
+    let modes = k::norm_rope::Modes { halves: (pairing == Pairing::Halves).into() };
+    pass.moves(3.0 * x.bytes() as f64);
+    let (args, knobs) = (k::norm_rope::Args { rows, weight, table, x }, k::norm_rope::Knobs::default());
+    pass.run(&args, params, (knobs, modes), k::norm_rope::grid(&params, &knobs))
+}
+
+/// Whether heads, pairs and angles fit each other.
+fn check_rope(op: &'static str, rows: &Tensor, table: &Tensor, x: &Tensor, shape: &Rope) -> Result<()> {
+    let &Rope { heads, head_dim, rotary_dim, .. } = shape;
+    let fits = rows.shape() == [x.rows(), 4]
+        && rows.dtype() == DType::U32
+        && table.columns() == rotary_dim
+        && rotary_dim.is_multiple_of(2)
+        && rotary_dim <= head_dim
+        && heads.checked_mul(head_dim).is_some_and(|columns| columns <= x.columns());
+    let message = || format!("rows {:?}, table {:?}, x {:?}, {shape:?}", rows.shape(), table.shape(), x.shape());
+    ensure(op, fits, message)?;
+    ensure_f32(op, &[table, x])
 }
 
 /// out\[m,2\] (words) = for every row of x\[m,n\]: the lowest index of a largest element, and how many elements are NaN or
@@ -192,7 +246,7 @@ pub fn advance(pass: &mut Pass, picked: &Tensor, rows: &mut Tensor) -> Result<()
 
 #[cfg(test)]
 mod tests {
-    use super::rope_table;
+    use super::{rope_frequencies, rope_table};
 
     /// (position, rotary_dim, base, pair, cos, sin), with Python's mpmath at 60 digits:
     /// `a = mpf(p) * power(mpf(base), mpf(-2 * i) / d)`, then `nstr(cos(a), 12)` and `nstr(sin(a), 12)`.
@@ -214,7 +268,7 @@ mod tests {
     #[test]
     fn rope_tables_hold_cosines_and_sines() {
         for (position, rotary_dim, base, pair, cos, sin) in ANGLES {
-            let table = rope_table(position + 1, rotary_dim, base);
+            let table = rope_table(position + 1, &rope_frequencies(rotary_dim, base), 1.0);
             assert_eq!(table.len(), (position + 1) * rotary_dim);
             assert_eq!(table[..2], [1.0, 0.0]);
             let at = position * rotary_dim + 2 * pair;
@@ -228,7 +282,7 @@ mod tests {
 
     #[test]
     fn rope_tables_may_be_empty() {
-        assert!(rope_table(0, 64, 10000.0).is_empty());
-        assert!(rope_table(9, 0, 10000.0).is_empty());
+        assert!(rope_table(0, &rope_frequencies(64, 10000.0), 1.0).is_empty());
+        assert!(rope_table(9, &rope_frequencies(0, 10000.0), 1.0).is_empty());
     }
 }

@@ -1,8 +1,10 @@
 //! Cases of attention. What came before the batch is put into the cache by earlier calls, which are checked as well; the
-//! cache is poisoned at first and compared word by word, so that a stray append shows and a stray read makes NaN.
+//! cache is poisoned at first and compared element by element, so that a stray append shows and a stray read makes NaN.
 //!
 //! Sequences are ragged and share a batch, because that is where a row that takes another's slot or position is seen: with
 //! one sequence, or with all of one length, most such mistakes compute the right numbers.
+
+use half::f16;
 
 use super::bounds::{self, Attended};
 use super::inputs::{Fill, Inputs};
@@ -18,6 +20,8 @@ pub(crate) struct Attending {
     pub(crate) kv_heads: usize,
     pub(crate) head_dim: usize,
     pub(crate) causal: bool,
+    /// Keys and values are kept as halves.
+    pub(crate) half: bool,
     /// (positions in the cache, rows of the batch) of each sequence.
     pub(crate) sequences: Vec<(usize, usize)>,
     pub(crate) fill: Fill,
@@ -42,7 +46,7 @@ impl Attending {
     }
 }
 
-/// The cache on the device and as it should be.
+/// The cache on the device and as it should be. Halves are widened.
 struct Cache {
     keys: Guarded,
     values: Guarded,
@@ -51,14 +55,15 @@ struct Cache {
 }
 
 pub(crate) fn attention(bench: &mut Bench<'_>, case: &Attending, mut inputs: Inputs) -> Result<f64, Stop> {
-    let &Attending { heads, kv_heads, head_dim, causal, .. } = case;
+    let &Attending { heads, kv_heads, head_dim, causal, half, .. } = case;
     let scale = 1.0 / (head_dim as f32).sqrt();
     let shape = Attention { heads, kv_heads, head_dim, context: case.context(), scale, causal };
     let kv_shape = [(case.sequences.len() + 1) * shape.context, kv_heads * head_dim];
+    let dtype = if half { DType::F16 } else { DType::F32 };
     let empty = vec![POISON; kv_shape[0] * kv_shape[1]];
     let mut cache = Cache {
-        keys: bench.in_out(&empty, &kv_shape, DType::F32)?,
-        values: bench.in_out(&empty, &kv_shape, DType::F32)?,
+        keys: bench.in_out(&empty, &kv_shape, dtype)?,
+        values: bench.in_out(&empty, &kv_shape, dtype)?,
         true_keys: bytemuck::cast_slice(&empty).to_vec(),
         true_values: bytemuck::cast_slice(&empty).to_vec(),
     };
@@ -90,7 +95,7 @@ fn call(
 ) -> Result<f64, Stop> {
     let width = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
     let (m, out_width, kv_width) = (rows.len(), shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-    let qkv = inputs.fill(fill, m * width, width);
+    let mut qkv = inputs.fill(fill, m * width, width);
     let rows_tensor = bench.input_u32(bytemuck::cast_slice(rows), &[m, 4])?;
     let qkv_tensor = bench.input(&qkv, &[m, width])?;
     let mut out = bench.output(&[m, out_width], DType::F32)?;
@@ -98,13 +103,51 @@ fn call(
         let kv = (&mut cache.keys.tensor, &mut cache.values.tensor);
         ops::attention(pass, &rows_tensor, &qkv_tensor, kv, shape, &mut out.tensor)
     })?;
+    let (keys, values) = (kept(bench, &cache.keys)?, kept(bench, &cache.values)?);
+    if cache.keys.tensor.dtype() == DType::F16 {
+        round_like("keys", rows, &mut qkv, (width, out_width), &keys, shape)?;
+        round_like("values", rows, &mut qkv, (width, out_width + kv_width), &values, shape)?;
+    }
     let truth = reference::attention(rows, &qkv, &mut cache.true_keys, &mut cache.true_values, shape);
-    let keys = bench.read(&cache.keys)?;
-    compare_words("keys", &keys, bytemuck::cast_slice(&cache.true_keys), kv_width)?;
-    let values = bench.read(&cache.values)?;
-    compare_words("values", &values, bytemuck::cast_slice(&cache.true_values), kv_width)?;
+    for (what, kept, expected) in [("keys", &keys, &cache.true_keys), ("values", &values, &cache.true_values)] {
+        compare_words(what, bytemuck::cast_slice(kept), bytemuck::cast_slice(expected), kv_width)?;
+    }
     let bounds = error_bounds(rows, &qkv, &cache.true_keys, &cache.true_values, shape);
     compare(&bench.read_f32(&out)?, &truth, out_width, |i| bounds[i])
+}
+
+/// The cache as floats. Poison stays what it is.
+fn kept(bench: &Bench<'_>, cache: &Guarded) -> Result<Vec<f32>, Stop> {
+    if cache.tensor.dtype() == DType::F32 {
+        return bench.read_f32(cache);
+    }
+    let widen = |half: u16| if half == u16::MAX { f32::from_bits(POISON) } else { f16::from_bits(half).to_f32() };
+    Ok(bench.read::<u16>(cache)?.into_iter().map(widen).collect())
+}
+
+/// Rounds the keys, or values, of qkv, which begin at `column`, as the device has done: pack2x16float may take either
+/// neighbour. Whatever it took, the rows must have been computed from that.
+fn round_like(
+    what: &str,
+    rows: &[Row],
+    qkv: &mut [f32],
+    (width, column): (usize, usize),
+    cache: &[f32],
+    shape: &Attention,
+) -> Result<(), Stop> {
+    let kv_width = shape.kv_heads * shape.head_dim;
+    for (row, qkv) in rows.iter().zip(qkv.chunks_mut(width)) {
+        let at = (row.slot as usize * shape.context + row.position as usize) * kv_width;
+        for (i, (v, &kept)) in qkv[column..][..kv_width].iter_mut().zip(&cache[at..]).enumerate() {
+            let error = (f64::from(kept) - f64::from(*v)).abs();
+            if error.is_nan() || error > bounds::half(f64::from(*v)) {
+                let Row { slot, position, .. } = row;
+                return Err(Stop::Failed(format!("{what} of slot {slot}, position {position} [{i}]: {kept} for {v}")));
+            }
+            *v = kept;
+        }
+    }
+    Ok(())
 }
 
 /// The bound of every element of out: the sum over positions of p |v| times the relative error of that position.

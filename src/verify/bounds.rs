@@ -136,6 +136,11 @@ pub(crate) fn rope(magnitude: f64) -> f64 {
     gamma(2) * magnitude + 3.0 * TINY
 }
 
+/// A number rounded to f16, to either neighbour: 11 digits from the leading one on, none below 2^-24.
+pub(crate) fn half(v: f64) -> f64 {
+    v.abs() / 1024.0 + 2f64.powi(-24)
+}
+
 /// A stored number read back: exact, but that a subnormal, of f16 where it is stored so, may be flushed.
 pub(crate) fn stored(y: f64, format: Format) -> f64 {
     let smallest_normal = match format {

@@ -68,12 +68,15 @@ fn compare_normed(
 }
 
 /// Multiples of 2^-10, of which the sums are exact: x must be equal, and so its norm is that of one x only.
+fn summands(case: &Norm, inputs: &mut Inputs) -> (Vec<f32>, Vec<f32>) {
+    let coarse = |values: Vec<f32>| values.into_iter().map(|v| (v * 1024.0).round() / 1024.0).collect();
+    let (x, count) = (case.draw(inputs), case.m * case.n);
+    (coarse(x), coarse(if case.constant { vec![0.5; count] } else { inputs.uniform(count) }))
+}
+
 pub(crate) fn add_layer_norm(bench: &mut Bench<'_>, case: &Norm, mut inputs: Inputs) -> Result<f64, Stop> {
     let &Norm { m, n, eps, .. } = case;
-    let coarse = |v: f32| (v * 1024.0).round() / 1024.0;
-    let mut x: Vec<f32> = case.draw(&mut inputs).into_iter().map(coarse).collect();
-    let y: Vec<f32> = if case.constant { vec![0.5; m * n] } else { inputs.uniform(m * n) };
-    let y: Vec<f32> = y.into_iter().map(coarse).collect();
+    let (mut x, y) = summands(case, &mut inputs);
     let (weight, bias) = (inputs.uniform(n), inputs.uniform(n));
     let mut x_tensor = bench.either(&mut inputs).in_out(bytemuck::cast_slice(&x), &[m, n], DType::F32)?;
     let y_tensor = bench.either(&mut inputs).input(&y, &[m, n])?;
@@ -96,14 +99,33 @@ pub(crate) fn rms_norm(bench: &mut Bench<'_>, case: &Norm, mut inputs: Inputs) -
     let mut out = bench.output(&[m, n], DType::F32)?;
     bench.run(|pass| ops::rms_norm(pass, (&x_tensor, first_row), &w_tensor, eps, &mut out.tensor))?;
     let truth = reference::rms_norm(&x, &weight, eps);
+    compare_rms_normed(&bench.read_f32(&out)?, &truth, &x, (&weight, eps))
+}
+
+/// Compares with the RMS norm of x.
+fn compare_rms_normed(got: &[f32], truth: &[f64], x: &[f32], (weight, eps): (&[f32], f32)) -> Result<f64, Stop> {
+    let n = weight.len();
     let scale = |row: &[f32]| {
         let squares: f64 = row.iter().map(|&v| f64::from(v).powi(2)).sum();
         1.0 / (squares / n as f64 + f64::from(eps)).sqrt()
     };
     let scales: Vec<f64> = x.chunks(n.max(1)).map(scale).collect();
-    compare(&bench.read_f32(&out)?, &truth, n, |i| {
-        bounds::rms_norm(n, scales[i / n], f64::from(weight[i % n]), truth[i])
-    })
+    compare(got, truth, n, |i| bounds::rms_norm(n, scales[i / n], f64::from(weight[i % n]), truth[i]))
+}
+
+pub(crate) fn add_rms_norm(bench: &mut Bench<'_>, case: &Norm, mut inputs: Inputs) -> Result<f64, Stop> {
+    let &Norm { m, n, eps, .. } = case;
+    let (mut x, y) = summands(case, &mut inputs);
+    let weight = inputs.uniform(n);
+    let mut x_tensor = bench.either(&mut inputs).in_out(bytemuck::cast_slice(&x), &[m, n], DType::F32)?;
+    let y_tensor = bench.either(&mut inputs).input(&y, &[m, n])?;
+    let w_tensor = bench.input(&weight, &[n])?;
+    let mut out = bench.output(&[m, n], DType::F32)?;
+    bench.run(|pass| ops::add_rms_norm(pass, &mut x_tensor.tensor, &y_tensor, &w_tensor, eps, &mut out.tensor))?;
+    let truth = reference::add_rms_norm(&mut x, &y, &weight, eps);
+    let sums: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
+    compare(&bench.read_f32(&x_tensor)?, &sums, n, |_| 0.0)?;
+    compare_rms_normed(&bench.read_f32(&out)?, &truth, &x, (&weight, eps))
 }
 
 /// A row's mean, and what its bound depends on.

@@ -1,4 +1,4 @@
-//! Cases of the ops on the rows of a batch: embed, gather, rope, argmax and advance.
+//! Cases of the ops on the rows of a batch: embed, gather, rope, norm_rope, argmax and advance.
 //!
 //! They read indices, and an index out of range is clamped and answers with another row, in silence. So the ends of every
 //! table and chunk are among the ids, fields that an op has no business with hold numbers that would show, and results are
@@ -22,7 +22,12 @@ pub(crate) struct Gather {
     pub(crate) rows_per_chunk: Option<usize>,
 }
 
-pub(crate) fn embed(bench: &mut Bench<'_>, case: &Gather, mut inputs: Inputs) -> Result<f64, Stop> {
+pub(crate) fn embed(
+    bench: &mut Bench<'_>,
+    case: &Gather,
+    with_positions: bool,
+    mut inputs: Inputs,
+) -> Result<f64, Stop> {
     const POSITIONS: usize = 37;
     let &Gather { m, vocab, columns, format, rows_per_chunk } = case;
     let w = stored(inputs.uniform(vocab * columns), format);
@@ -47,9 +52,13 @@ pub(crate) fn embed(bench: &mut Bench<'_>, case: &Gather, mut inputs: Inputs) ->
     let w_tensor = bench.weight(&w, (vocab, columns), format, rows_per_chunk)?;
     let p_tensor = bench.input(&positions, &[POSITIONS, columns])?;
     let mut out = bench.output(&[m, columns], DType::F32)?;
-    bench.run(|pass| ops::embed(pass, &rows_tensor, &w_tensor, &p_tensor, &mut out.tensor))?;
-    let truth = reference::embed(&rows, &w, &positions, columns);
-    compare(&bench.read_f32(&out)?, &truth, columns, |i| bounds::sum(truth[i]))
+    bench.run(|pass| {
+        let positions = with_positions.then_some(&p_tensor);
+        ops::embed(pass, &rows_tensor, &w_tensor, positions, &mut out.tensor)
+    })?;
+    let truth = reference::embed(&rows, &w, with_positions.then_some(&positions), columns);
+    let bound = |i: usize| if with_positions { bounds::sum(truth[i]) } else { bounds::stored(truth[i], format) };
+    compare(&bench.read_f32(&out)?, &truth, columns, bound)
 }
 
 /// Ids in range, and among them the ends of every chunk and ids that no row has.
@@ -85,37 +94,97 @@ pub(crate) struct Turning {
 
 pub(crate) fn rope(bench: &mut Bench<'_>, case: &Turning, mut inputs: Inputs) -> Result<f64, Stop> {
     let &Turning { m, shape, more, positions } = case;
-    let Rope { heads, head_dim, rotary_dim, pairing } = shape;
+    let Rope { heads, head_dim, rotary_dim, .. } = shape;
     let columns = heads * head_dim + more;
-    let table = ops::rope_table(positions, rotary_dim, 10_000.0);
+    let (table, rows) = (turns(&shape, positions, 1.0), case.rows(&mut inputs));
     let x = inputs.uniform(m * columns);
-    let other = u32::MAX;
-    let row = |r: usize| {
-        let position = [positions - 1, 0, inputs.below(positions), inputs.below(positions)][r % 4] as u32;
-        Row { token: other, slot: other, position, first: other }
-    };
-    let rows: Vec<Row> = (0..m).map(row).collect();
     let rows_tensor = bench.input_u32(bytemuck::cast_slice(&rows), &[m, 4])?;
     let table_tensor = bench.either(&mut inputs).input(&table, &[positions, rotary_dim])?;
     let mut tensor = bench.in_out(bytemuck::cast_slice(&x), &[m, columns], DType::F32)?;
     bench.run(|pass| ops::rope(pass, &rows_tensor, &table_tensor, &mut tensor.tensor, &shape))?;
     let truth = reference::rope(&rows, &table, &x, columns, &shape);
     compare(&bench.read_f32(&tensor)?, &truth, columns, |i| {
-        let (row, column) = (i / columns, i % columns);
-        let within = column % head_dim.max(1);
         // What is not rotated stays, and so does everything at position 0.
-        if column >= heads * head_dim || within >= rotary_dim || rows[row].position == 0 {
-            return 0.0;
+        match case.pair(i, columns) {
+            Some((pair, partner)) if rows[i / columns].position > 0 => {
+                let angle = rows[i / columns].position as usize * rotary_dim + 2 * pair;
+                let magnitude = |x: f32, factor: f32| f64::from(x).abs() * f64::from(factor).abs();
+                bounds::rope(magnitude(x[i], table[angle]) + magnitude(x[partner], table[angle + 1]))
+            }
+            _ => 0.0,
         }
-        let (pair, partner) = match pairing {
+    })
+}
+
+impl Turning {
+    /// Rows at the last position, the first, and others.
+    fn rows(&self, inputs: &mut Inputs) -> Vec<Row> {
+        let (last, other) = (self.positions - 1, u32::MAX);
+        let mut below = || inputs.below(last + 1);
+        let row = |r: usize| Row {
+            token: other,
+            slot: other,
+            position: [last, 0, below(), below()][r % 4] as u32,
+            first: other,
+        };
+        (0..self.m).map(row).collect()
+    }
+
+    /// The pair that element `i` belongs to, and the place of its partner; `None` where it is not rotated.
+    fn pair(&self, i: usize, columns: usize) -> Option<(usize, usize)> {
+        let Rope { heads, head_dim, rotary_dim, pairing } = self.shape;
+        let (column, half) = (i % columns, rotary_dim / 2);
+        let within = column % head_dim.max(1);
+        if column >= heads * head_dim || within >= rotary_dim {
+            return None;
+        }
+        Some(match pairing {
             Pairing::Interleaved if within.is_multiple_of(2) => (within / 2, i + 1),
             Pairing::Interleaved => (within / 2, i - 1),
-            Pairing::Halves if within < rotary_dim / 2 => (within, i + rotary_dim / 2),
-            Pairing::Halves => (within - rotary_dim / 2, i - rotary_dim / 2),
-        };
-        let angle = rows[row].position as usize * rotary_dim + 2 * pair;
-        let magnitude = |x: f32, factor: f32| f64::from(x).abs() * f64::from(factor).abs();
-        bounds::rope(magnitude(x[i], table[angle]) + magnitude(x[partner], table[angle + 1]))
+            Pairing::Halves if within < half => (within, i + half),
+            Pairing::Halves => (within - half, i - half),
+        })
+    }
+}
+
+fn turns(shape: &Rope, positions: usize, magnitude: f64) -> Vec<f32> {
+    ops::rope_table(positions, &ops::rope_frequencies(shape.rotary_dim, 10_000.0), magnitude)
+}
+
+/// A head is what [`reference::rms_norm`] has, within its bound, and turning it adds up the errors of a pair. The table turns
+/// and stretches, as some models' do.
+pub(crate) fn norm_rope(bench: &mut Bench<'_>, case: &Turning, eps: f32, mut inputs: Inputs) -> Result<f64, Stop> {
+    let &Turning { m, shape, more, positions } = case;
+    let Rope { heads, head_dim: d, rotary_dim, .. } = shape;
+    let columns = heads * d + more;
+    let (table, rows) = (turns(&shape, positions, 1.25), case.rows(&mut inputs));
+    let (x, weight) = (inputs.uniform(m * columns), inputs.uniform(heads * d));
+    let rows_tensor = bench.input_u32(bytemuck::cast_slice(&rows), &[m, 4])?;
+    let table_tensor = bench.either(&mut inputs).input(&table, &[positions, rotary_dim])?;
+    let w_tensor = bench.either(&mut inputs).input(&weight, &[heads, d])?;
+    let mut tensor = bench.in_out(bytemuck::cast_slice(&x), &[m, columns], DType::F32)?;
+    bench
+        .run(|pass| ops::norm_rope(pass, &rows_tensor, (&w_tensor, eps), &table_tensor, &mut tensor.tensor, &shape))?;
+    let truth = reference::norm_rope(&rows, (&weight, eps), &table, &x, columns, &shape);
+    // An element before it is turned, and how far it may be off.
+    let normed = |i: usize| {
+        let (row, column) = (i / columns, i % columns);
+        let head = &x[row * columns + column / d * d..][..d];
+        let squares: f64 = head.iter().map(|&v| f64::from(v).powi(2)).sum();
+        let scale = 1.0 / (squares / d as f64 + f64::from(eps)).sqrt();
+        let (weight, value) = (f64::from(weight[column]), f64::from(x[i]) * scale * f64::from(weight[column]));
+        (value.abs(), bounds::rms_norm(d, scale, weight, value))
+    };
+    compare(&bench.read_f32(&tensor)?, &truth, columns, |i| match case.pair(i, columns) {
+        None if i % columns >= heads * d => 0.0,
+        None => normed(i).1,
+        Some((pair, partner)) => {
+            let angle = rows[i / columns].position as usize * rotary_dim + 2 * pair;
+            let (cos, sin) = (f64::from(table[angle]).abs(), f64::from(table[angle + 1]).abs());
+            let ((a, a_error), (b, b_error)) = (normed(i), normed(partner));
+            let error = cos * a_error + sin * b_error;
+            error + bounds::rope(cos * a + sin * b + error)
+        }
     })
 }
 

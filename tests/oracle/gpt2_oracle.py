@@ -1,12 +1,13 @@
-"""Expected values for GPT-2 models with random weights, from PyTorch and transformers.
+"""Expected values for models with random weights, from PyTorch and transformers.
 
-Shared by make_gpt2.py (the committed cases) and random_folder.py (any other shape).
+Shared by make_gpt2.py and make_llama.py (the committed cases), random_folder.py (a GPT-2 of any other
+shape) and random_configs.py (any Llama, Qwen2 or Qwen3).
 
 The rule for *seeded* weights
 -----------------------------
 The weights of a seeded model are not stored: they follow bit for bit from (config, seed).
 
-  name  the tensor's name as transformers saves it, without the `transformer.` prefix:
+  name  the tensor's name as transformers saves it, without the `transformer.` or `model.` prefix:
         `wte.weight`, `h.0.attn.c_attn.weight`, `lm_head.weight` (only if untied), ...
         in the shape and row-major element order of the file (Conv1D weights are [in, out]).
   base  = seed (u64) XOR fnv1a64(bytes of name)
@@ -15,9 +16,9 @@ The weights of a seeded model are not stored: they follow bit for bit from (conf
           z ^= z >> 30; z *= 0xBF58476D1CE4E5B9; z ^= z >> 27; z *= 0x94D049BB133111EB; z ^= z >> 31
   u     = (z >> 40) / 2^24                      in [0, 1)
   r     = (2 * u - 1) * 1.7320508075688772      uniform, mean 0, variance 1
-  value = 2 * r / sqrt(n_embd)                  `wte.weight`, `wpe.weight`, `lm_head.weight`
-          r / sqrt(rows)                        c_attn, c_proj and c_fc weights; rows = first dimension
-          1 + 0.1 * r                           LayerNorm weights
+  value = 2 * r / sqrt(hidden)                  embeddings of tokens and positions, `lm_head.weight`
+          r / sqrt(inputs)                      the matrices of layers; inputs = what is summed over
+          1 + 0.1 * r                           the weights of norms
           0.1 * r                               every bias
   All in f64, one rounding per operation, in the order written; then rounded to f32.
 
@@ -28,6 +29,7 @@ The `weights` list of a seeded case lets a reader check its generator tensor by 
 `check` is the sum of (i + 1) * (bits of f32 element i) mod 2^64, in hexadecimal.
 """
 
+import copy
 import json
 import math
 import os
@@ -36,7 +38,7 @@ import numpy as np
 import safetensors.torch
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 MASK64 = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -74,24 +76,25 @@ def splitmix64(seed, name, start, count):
     return z ^ (z >> np.uint64(31))
 
 
-def scale_unit(name, r, rows, n_embd):
+def scale_unit(name, r, shape, config):
     """Turns draws of mean 0 and variance 1 (numpy or torch, f64) into weights of tensor `name`."""
-    if name in ("wte.weight", "wpe.weight", "lm_head.weight"):
-        return 2.0 * r / math.sqrt(n_embd)
+    gpt2 = config["model_type"] == "gpt2"
+    if name in ("wte.weight", "wpe.weight", "embed_tokens.weight", "lm_head.weight"):
+        return 2.0 * r / math.sqrt(config["n_embd" if gpt2 else "hidden_size"])
     if name.endswith(".bias"):
         return 0.1 * r
-    if "ln_" in name:
+    if "ln_" in name or "norm" in name:
         return 1.0 + 0.1 * r
-    return r / math.sqrt(rows)
+    return r / math.sqrt(shape[0] if gpt2 else shape[1])
 
 
-def seeded_tensor(seed, name, shape, n_embd):
+def seeded_tensor(seed, name, shape, config):
     out = np.empty(math.prod(shape), dtype=np.float32)
     for start in range(0, out.size, CHUNK):
         count = min(CHUNK, out.size - start)
         u = (splitmix64(seed, name, start, count) >> np.uint64(40)).astype(np.float64) / 2.0**24
         r = (2.0 * u - 1.0) * SQRT3
-        out[start : start + count] = scale_unit(name, r, shape[0], n_embd).astype(np.float32)
+        out[start : start + count] = scale_unit(name, r, shape, config).astype(np.float32)
     return out.reshape(shape)
 
 
@@ -136,15 +139,16 @@ def config_dict(hidden, heads, vocab, layers, positions, inner=None, act="gelu_n
 
 
 def new_model(config):
-    config = GPT2Config.from_dict(dict(config))
+    config = CONFIG_MAPPING[config["model_type"]].from_dict(copy.deepcopy(config))
     return AutoModelForCausalLM.from_config(
         config, attn_implementation="eager", dtype=torch.float32
     ).eval()
 
 
 def named_weights(model):
-    """(name without prefix, parameter); a tied output matrix appears once, as wte.weight."""
-    return [(name.removeprefix("transformer."), p) for name, p in model.named_parameters()]
+    """(name without prefix, parameter); a tied output matrix appears once, as the embedding."""
+    prefix = model.base_model_prefix + "."
+    return [(name.removeprefix(prefix), p) for name, p in model.named_parameters()]
 
 
 @torch.no_grad()
@@ -153,7 +157,7 @@ def seeded_model(config, seed):
     model = new_model(config)
     checks = []
     for name, param in named_weights(model):
-        values = seeded_tensor(seed, name, tuple(param.shape), config["n_embd"])
+        values = seeded_tensor(seed, name, tuple(param.shape), config)
         param.copy_(torch.from_numpy(values))
         checks.append({"name": name, "shape": list(values.shape), "check": bits_check(values)})
     return model, checks
@@ -166,18 +170,18 @@ def torch_random_model(config, seed):
     generator = torch.Generator().manual_seed(seed)
     for name, param in named_weights(model):
         r = torch.randn(param.shape, generator=generator, dtype=torch.float64)
-        param.copy_(scale_unit(name, r, param.shape[0], config["n_embd"]))
+        param.copy_(scale_unit(name, r, tuple(param.shape), config))
     return model
 
 
 def save_folder(model, folder, dtype="f32", prefix=True, shard_size=None, old_buffers=False):
-    """save_pretrained, by GPT2LMHeadModel (`transformer.` names) or by GPT2Model (without)."""
+    """save_pretrained, by the whole model (prefixed names) or by its transformer alone (without)."""
     if not prefix and not model.config.tie_word_embeddings:
         raise ValueError("an untied lm_head.weight needs the prefixed names")
     if old_buffers and shard_size:
         raise ValueError("old buffers are only added to a single file")
     os.makedirs(folder, exist_ok=True)
-    part = model if prefix else model.transformer
+    part = model if prefix else model.base_model
     options = {"max_shard_size": shard_size} if shard_size else {}
     part.to(DTYPES[dtype]).save_pretrained(folder, **options)
     generation_config = os.path.join(folder, "generation_config.json")
@@ -202,12 +206,13 @@ def add_old_buffers(folder, config, prefix):
 
 def load_folder(folder):
     """The saved (rounded) weights, computed with in f32."""
-    model, info = GPT2LMHeadModel.from_pretrained(
-        folder, attn_implementation="eager", output_loading_info=True
+    # In f32 whatever `torch_dtype` says: that would round weights that are stored with more digits.
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
     )
     if info["missing_keys"] or info["mismatched_keys"]:
         raise ValueError(f"{folder}: {info}")
-    return model.float().eval()
+    return model.eval()
 
 
 # ---- expected values -----------------------------------------------------------------------
@@ -234,7 +239,7 @@ def nll_of(logits, tokens):
 @torch.no_grad()
 def greedy(model, prompt):
     """Argmax decoding (lowest id on a tie, no stop id) with the key-value cache."""
-    count = min(MAX_NEW, model.config.n_positions - len(prompt))
+    count = min(MAX_NEW, model.config.max_position_embeddings - len(prompt))
     ids, gaps = [], []
     cache, feed = None, prompt
     while len(ids) < count:

@@ -47,30 +47,30 @@ FOLDERS = {
 }
 
 
-def seeded_case(name):
-    config, seed, count = SEEDED[name]
+def seeded_case(case):
+    config, seed, count = case
     model, weights = oracle.seeded_model(config, seed)
     return oracle.expected(model, config, seed, count, weights)
 
 
-def make(name):
+def make(name, seeded, folders):
     folder = os.path.join(HERE, name)
     shutil.rmtree(folder, ignore_errors=True)
-    if name in SEEDED:
-        result = seeded_case(name)
+    if name in seeded:
+        result = seeded_case(seeded[name])
         oracle.write_expected(folder, result)
     else:
-        config, seed, count, saving = FOLDERS[name]
+        config, seed, count, saving = folders[name]
         result = oracle.make_folder(folder, config, seed, count, **saving)
     return oracle.summary(result)
 
 
-def check(name):
+def check(name, seeded):
     """Computes the stored values again: from the seed, or from the files as they lie here."""
     folder = os.path.join(HERE, name)
     stored = oracle.read_json(folder, "expected.json")
-    if name in SEEDED:
-        again = seeded_case(name)
+    if name in seeded:
+        again = seeded_case(seeded[name])
     else:
         again = oracle.folder_expected(folder, stored["seed"], len(stored["tokens"]))
     for ignored in ("versions", "f64_difference"):
@@ -91,17 +91,18 @@ def largest_difference(a, b, where):
     return 0.0
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(seeded, folders):
+    parser = argparse.ArgumentParser(description="Makes or checks expected values.")
     parser.add_argument("--check", action="store_true", help="compare with the stored values")
     parser.add_argument("ids", nargs="*", help="cases; all of them if none is named")
     args = parser.parse_args()
     print(oracle.versions())
-    for name in args.ids or [*SEEDED, *FOLDERS]:
-        if name not in SEEDED and name not in FOLDERS:
+    for name in args.ids or [*seeded, *folders]:
+        if name not in seeded and name not in folders:
             parser.error(f"no case {name!r}")
-        print(f"{name}: {check(name) if args.check else make(name)}", flush=True)
+        done = check(name, seeded) if args.check else make(name, seeded, folders)
+        print(f"{name}: {done}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(SEEDED, FOLDERS)

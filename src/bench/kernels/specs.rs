@@ -396,7 +396,8 @@ fn rope(m: usize) -> Row {
     row("rope", format!("m={m},heads=32,d=128"), "f32", (0.0, 8.0 * (m * width) as f64), move || {
         let rows: Vec<Position> =
             (0..m as u32).map(|r| Position { token: 0, slot: 0, position: r, first: 0 }).collect();
-        let (x, table) = (draw("rope", m * width), ops::rope_table(m, SHAPE.rotary_dim, 10_000.0));
+        let (x, table) =
+            (draw("rope", m * width), ops::rope_table(m, &ops::rope_frequencies(SHAPE.rotary_dim, 10_000.0), 1.0));
         let expected = close(&reference::rope(&rows, &table, &x, width, &SHAPE));
         let tensors = vec![
             (Host::F32(x), vec![m, width]),

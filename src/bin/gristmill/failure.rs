@@ -77,7 +77,8 @@ impl Failure {
             | Error::BadRecord { .. }
             | Error::Tokenizer(_)
             | Error::Limit { .. }
-            | Error::TooLarge { .. } => Outcome::Unsupported,
+            | Error::TooLarge { .. }
+            | Error::DoesNotFit { .. } => Outcome::Unsupported,
             _ => Outcome::Failed,
         }
     }

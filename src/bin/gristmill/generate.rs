@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
 use crate::output::{Form, backend_json, backend_line, note, object, print};
-use crate::source::{ModelArgs, Source, TokenArgs};
+use crate::source::{KvArgs, ModelArgs, Source, TokenArgs};
 use crate::{Backend, Place, demo};
 
 /// New tokens when no number is given.
@@ -44,6 +44,12 @@ pub(crate) struct Args {
     /// Go on after the model's end token
     #[arg(long)]
     ignore_eos: bool,
+    /// Tokens that prompt and text may have together, at most the model's positions; memory for all of them is taken at once
+    /// [default: the model's positions, up to 4096]
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    #[command(flatten)]
+    kv: KvArgs,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -101,7 +107,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
     let source = args.model.open()?;
     let prompt = args.prompt(&source)?;
     let gpu = args.place.open(Backend::Auto)?;
-    let model = source.load(&gpu)?;
+    let model = source.load(&gpu, &args.kv.options(&source.config, args.context))?;
     let load = start.elapsed();
 
     let interrupted = watch_interrupt();
@@ -135,8 +141,8 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
     if let Some(text) = &mut written.text {
         text.push_str(&rest);
     }
-    note(&facts(args, &gpu, prompt.len(), &written));
-    args.form.document(&document(args, &source.name, &gpu, prompt.len(), load, &written))?;
+    note(&facts(args, &source, &gpu, prompt.len(), &written));
+    args.form.document(&document(args, &source, &gpu, prompt.len(), load, &written))?;
     Ok(if interrupted.load(Ordering::Relaxed) { Outcome::Interrupted } else { Outcome::Done })
 }
 
@@ -184,8 +190,8 @@ fn sampled_on(args: &Args, gpu: &GpuCompute) -> &'static str {
     if gpu.is_gpu() && args.sampler().on_device() { "device" } else { "host" }
 }
 
-/// One line: where it ran and how fast.
-fn facts(args: &Args, gpu: &GpuCompute, prompt: usize, written: &Written) -> String {
+/// One line: where it ran, what, and how fast.
+fn facts(args: &Args, source: &Source, gpu: &GpuCompute, prompt: usize, written: &Written) -> String {
     let per_second = |rate: Option<f64>| rate.map_or(String::new(), |rate| format!(", {rate:.1}/s"));
     let first = written.first.map_or(String::new(), |time| format!(" | first token after {:.3} s", time.as_secs_f64()));
     let prompt_rate = per_second(written.first.and_then(|time| rate(prompt, time)));
@@ -200,16 +206,17 @@ fn facts(args: &Args, gpu: &GpuCompute, prompt: usize, written: &Written) -> Str
     };
     let place = sampled_on(args, gpu);
     format!(
-        "{} | prompt {prompt} tokens{prompt_rate} | new {new} tokens{decode_rate}{first} | {sampling}, sampled on the \
+        "{} | {} | prompt {prompt} tokens{prompt_rate} | new {new} tokens{decode_rate}{first} | {sampling}, sampled on the \
          {place} | {}",
         backend_line(gpu),
+        source.config,
         written.stop_reason
     )
 }
 
 fn document(
     args: &Args,
-    model: &str,
+    source: &Source,
     gpu: &GpuCompute,
     prompt_tokens: usize,
     load: Duration,
@@ -232,7 +239,8 @@ fn document(
         "total_s": seconds(written.total),
     });
     let facts = [
-        ("model", json!(model)),
+        ("model", json!(source.name)),
+        ("architecture", json!(source.config.to_string())),
         ("tokens", json!(written.ids)),
         ("text", json!(written.text)),
         ("prompt_tokens", json!(prompt_tokens)),

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::failure::{Failure, Outcome};
 use crate::generate::rate;
 use crate::output::{Form, backend_json, backend_line, note, object, print, table};
-use crate::source::{ModelArgs, Source, TokenArgs, read_text, usage};
+use crate::source::{KvArgs, ModelArgs, Source, TokenArgs, read_text, usage};
 use crate::{Backend, Place};
 
 #[derive(clap::Args)]
@@ -22,10 +22,12 @@ pub(crate) struct Args {
     /// A text file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["tokens", "tokens_file"])]
     text: Option<PathBuf>,
-    /// Tokens per window, at most the model's context, which is the default. Windows overlap by one token, so that each
-    /// token after the first is foreseen once
+    /// Tokens per window, at most the model's positions [default: those, up to 4096]. Windows overlap by one token, so that
+    /// each token after the first is foreseen once
     #[arg(long, value_name = "N")]
     ctx: Option<usize>,
+    #[command(flatten)]
+    kv: KvArgs,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -38,7 +40,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
     let tokens = tokens(args, &source)?;
     let ctx = window(args, &source)?;
     let gpu = args.place.open(Backend::Auto)?;
-    let model = source.load(&gpu)?;
+    let model = source.load(&gpu, &args.kv.options(&source.config, Some(ctx)))?;
     let load = start.elapsed();
 
     let begin = Instant::now();
@@ -51,10 +53,12 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
         let row = |name: &str, value: String| vec![name.to_owned(), value];
         print(&table(&[row("perplexity", format!("{perplexity:.4}")), row("tokens", tokens.len().to_string())]))?;
     }
-    note(&format!("{} | {:.1} tokens/s | windows of {ctx}", backend_line(&gpu), per_second.unwrap_or(0.0)));
+    let (place, speed) = (backend_line(&gpu), per_second.unwrap_or(0.0));
+    note(&format!("{place} | {} | {speed:.1} tokens/s | windows of {ctx}", source.config));
     let timings = json!({ "load_s": load.as_secs_f64(), "total_s": time.as_secs_f64(), "tokens_per_s": per_second });
     let facts = [
         ("model", json!(source.name)),
+        ("architecture", json!(source.config.to_string())),
         ("perplexity", json!(perplexity)),
         ("nll", json!(nll)),
         ("tokens", json!(tokens.len())),
@@ -79,7 +83,7 @@ fn tokens(args: &Args, source: &Source) -> Result<Vec<u32>, Failure> {
 
 fn window(args: &Args, source: &Source) -> Result<usize, Failure> {
     let context = source.config.n_positions;
-    let ctx = args.ctx.unwrap_or(context);
+    let ctx = args.kv.options(&source.config, args.ctx).context;
     if (2..=context).contains(&ctx) {
         return Ok(ctx);
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use gristmill::model::{Checkpoint, Config, Tokenizer};
+use gristmill::model::{Checkpoint, Config, KvType, SessionOptions, Tokenizer};
 use gristmill::{Error, GpuCompute, GpuModel};
 
 use crate::demo;
@@ -16,13 +16,30 @@ const MAX_CONFIG: u64 = 1 << 20;
 /// Which model.
 #[derive(clap::Args)]
 pub(crate) struct ModelArgs {
-    /// A Hugging Face folder of a GPT-2: config.json, model.safetensors or its shards, and tokenizer.json if text is to
+    /// A Hugging Face folder of a GPT-2, Llama, Qwen2 or Qwen3: config.json, model.safetensors or its shards, and tokenizer.json if text is to
     /// be read or written [default: the model that is built in]
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<PathBuf>,
     /// Random weights, the same on every machine, for timing: `gpt2-small`, or a config.json. It has no tokenizer
     #[arg(long, value_name = "CONFIG", conflicts_with = "model")]
     pub(crate) random: Option<String>,
+}
+
+/// How keys and values are kept.
+#[derive(clap::Args)]
+pub(crate) struct KvArgs {
+    /// How keys and values are kept: f16 takes half the memory and rounds them
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32", "f16"])]
+    kv: String,
+}
+
+impl KvArgs {
+    /// Sessions on a model, with a context or the default one.
+    pub(crate) fn options(&self, config: &Config, context: Option<usize>) -> SessionOptions {
+        let default = SessionOptions::new(config);
+        let kv = if self.kv == "f16" { KvType::F16 } else { KvType::F32 };
+        SessionOptions { context: context.unwrap_or(default.context), kv }
+    }
 }
 
 /// Token ids given as such.
@@ -89,11 +106,11 @@ fn random_config(name: &str) -> Result<Config, Failure> {
 }
 
 impl Source {
-    /// Puts the model on a device.
-    pub(crate) fn load(&self, gpu: &GpuCompute) -> gristmill::Result<GpuModel> {
+    /// Puts the model on a device, with room for a session.
+    pub(crate) fn load(&self, gpu: &GpuCompute, options: &SessionOptions) -> gristmill::Result<GpuModel> {
         match &self.checkpoint {
-            Some(checkpoint) => GpuModel::from_checkpoint(gpu, checkpoint),
-            None => GpuModel::random(gpu, &self.config, RANDOM_SEED),
+            Some(checkpoint) => GpuModel::from_checkpoint_with(gpu, checkpoint, options),
+            None => GpuModel::random_with(gpu, &self.config, RANDOM_SEED, options),
         }
     }
 

@@ -37,16 +37,28 @@ pub(super) fn attentions(table: &mut Table) {
     for group in 1..=8 {
         rows.push(("grouped heads", 2 * group, 2, 12, true, vec![(9, 4)]));
     }
-    for (i, (class, heads, kv_heads, head_dim, causal, sequences)) in rows.into_iter().enumerate() {
-        let fill = if i % 5 == 4 { Fill::Outliers } else { Fill::Uniform };
-        let kind = if causal { "causal" } else { "full" };
-        let written: Vec<String> = sequences.iter().map(|(prefix, rows)| format!("{prefix}+{rows}")).collect();
-        let detail = format!("h={heads},g={kv_heads},d={head_dim} {kind} {}", written.join(","));
-        let detail = format!("{detail} {}", format!("{fill:?}").to_lowercase());
-        let positions: usize = sequences.iter().map(|(prefix, rows)| (prefix + rows) * (prefix + rows)).sum();
-        let case = Attending { heads, kv_heads, head_dim, causal, sequences, fill };
-        table.row(("attention", class), &detail, positions * heads * head_dim, move |bench, inputs| {
-            attention(bench, &case, inputs)
-        });
+    // Llama's and Qwen's.
+    rows.push(("grouped heads", 32, 8, 64, true, vec![(70, 1)]));
+    rows.push(("grouped heads", 14, 2, 64, true, vec![(5, 12)]));
+    rows.push(("grouped heads", 8, 1, 128, true, vec![(66, 3)]));
+    for half in [false, true] {
+        // Halves share a word, and so an odd head has none.
+        let kept = rows.iter().filter(|row| !half || row.3 % 2 == 0);
+        kept.enumerate().for_each(|(i, row)| attention_row(table, i, row, half));
     }
+}
+
+fn attention_row(table: &mut Table, i: usize, row: &AttentionRow, half: bool) {
+    let (class, heads, kv_heads, head_dim, causal, sequences) = row.clone();
+    let fill = if i % 5 == 4 { Fill::Outliers } else { Fill::Uniform };
+    let kind = if causal { "causal" } else { "full" };
+    let written: Vec<String> = sequences.iter().map(|(prefix, rows)| format!("{prefix}+{rows}")).collect();
+    let detail = format!("h={heads},g={kv_heads},d={head_dim} {kind} {}", written.join(","));
+    let detail = format!("{detail} {}", format!("{fill:?}").to_lowercase());
+    let positions: usize = sequences.iter().map(|(prefix, rows)| (prefix + rows) * (prefix + rows)).sum();
+    let case = Attending { heads, kv_heads, head_dim, causal, half, sequences, fill };
+    let (dtype, detail) = if half { ("f16", format!("{detail} halves")) } else { ("f32", detail) };
+    table.typed(("attention", dtype, class), &detail, positions * heads * head_dim, move |bench, inputs| {
+        attention(bench, &case, inputs)
+    });
 }

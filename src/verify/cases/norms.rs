@@ -5,7 +5,7 @@
 
 use super::Table;
 use crate::verify::inputs::Inputs;
-use crate::verify::norms::{Logits, Norm, add_layer_norm, layer_norm, log_softmax, rms_norm, softmax};
+use crate::verify::norms::{Logits, Norm, add_layer_norm, add_rms_norm, layer_norm, log_softmax, rms_norm, softmax};
 use crate::verify::runner::{Bench, Stop};
 
 pub(super) fn norms(table: &mut Table) {
@@ -60,6 +60,7 @@ fn all_norms(table: &mut Table) {
     }
     for row in common() {
         norm(table, "add_layer_norm", row, add_layer_norm);
+        norm(table, "add_rms_norm", row, add_rms_norm);
     }
     // Squares up to 1e36, and down to what may be flushed.
     let far = [(1e15, 0.0), (-1e18, 1e-5), (1e-15, 0.0), (1e-15, 1e-30), (3e-19, 0.0)];

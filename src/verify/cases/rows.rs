@@ -6,7 +6,7 @@
 use super::Table;
 use crate::kernel::Format;
 use crate::reference::{Pairing, Rope};
-use crate::verify::rows::{Gather, Hidden, Turning, advance, argmax, embed, gather, rope};
+use crate::verify::rows::{Gather, Hidden, Turning, advance, argmax, embed, gather, norm_rope, rope};
 
 pub(super) fn rows(table: &mut Table) {
     embeds(table);
@@ -36,9 +36,12 @@ fn embeds(table: &mut Table) {
             let chunk = rows_per_chunk.map_or(String::new(), |rows| format!(" chunk={rows}"));
             let detail = format!("m={m},vocab={vocab},k={columns} {}{chunk}", format.name());
             let case = Gather { m, vocab, columns, format, rows_per_chunk };
-            table.typed(("embed", format.name(), class), &detail, m * columns, move |bench, inputs| {
-                embed(bench, &case, inputs)
-            });
+            for positions in [true, false] {
+                let detail = if positions { detail.clone() } else { format!("{detail} no positions") };
+                table.typed(("embed", format.name(), class), &detail, m * columns, move |bench, inputs| {
+                    embed(bench, &case, positions, inputs)
+                });
+            }
         }
     }
 }
@@ -102,6 +105,12 @@ fn ropes(table: &mut Table) {
             let detail = format!("m={m},heads={heads}x{head_dim}+{more} rotary={rotary_dim} to={positions} {kind}");
             let case = Turning { m, shape: Rope { heads, head_dim, rotary_dim, pairing }, more, positions };
             table.row(("rope", class), &detail, m * heads * head_dim, move |bench, inputs| rope(bench, &case, inputs));
+            for eps in if m == 5 { vec![1e-6, 0.1] } else { vec![1e-6] } {
+                let detail = format!("{detail} eps={eps:e}");
+                table.row(("norm_rope", class), &detail, m * heads * head_dim, move |bench, inputs| {
+                    norm_rope(bench, &case, eps, inputs)
+                });
+            }
         }
     }
 }

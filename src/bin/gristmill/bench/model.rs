@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Keep, lines, say_where};
 use crate::failure::{Failure, Outcome};
 use crate::output::{note, print, table};
-use crate::source::ModelArgs;
+use crate::source::{KvArgs, ModelArgs};
 use crate::{Backend, Place};
 
 /// How rows are printed.
@@ -50,6 +50,8 @@ pub(crate) struct Args {
     #[arg(long)]
     profile: bool,
     #[command(flatten)]
+    kv: KvArgs,
+    #[command(flatten)]
     keep: Keep,
     #[command(flatten)]
     place: Place,
@@ -63,8 +65,11 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
     }
     .open()?;
     let gpu = args.place.open(Backend::Gpu)?;
-    let model = source.load(&gpu)?;
     let tests = tests(args);
+    // Whatever is too long for the model is an error of the test that is.
+    let longest = tests.iter().map(|test| test.context().min(source.config.n_positions)).max();
+    let model = source.load(&gpu, &args.kv.options(&source.config, longest))?;
+    note(&source.config.to_string());
     let environment = Environment::of(&gpu);
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} tests, {msg}");
     let bar = ProgressBar::new(tests.len() as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
