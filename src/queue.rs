@@ -9,6 +9,7 @@
 //! not expected. There the callbacks of our submissions only take note and wake; whoever looks at a result, or waits for
 //! it, does the rest through a [`Driver`]. A wait polls, because it was asked to wait.
 
+mod driver;
 pub(crate) mod seam;
 
 use std::collections::VecDeque;
@@ -21,6 +22,8 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::pool::Lease;
 use crate::result::{Promise, lock, wake};
+pub(crate) use driver::Driver;
+pub use driver::Poller;
 use seam::{OnDone, Seam, Ticket};
 
 /// How long one wait of the poller may take before it looks at deadlines and losses.
@@ -82,25 +85,6 @@ struct State {
     waiting: Vec<Waker>,
     stopping: bool,
     last_progress: Instant,
-}
-
-/// Who polls the device.
-///
-/// ```
-/// use gristmill::{ComputeBackend, GpuCompute, Options, Poller};
-///
-/// // Without a thread of its own; a wait polls.
-/// let options = Options { poller: Some(Poller::Caller), ..Options::new(ComputeBackend::Gpu) };
-/// let gpu = GpuCompute::open(&options)?;
-/// assert_eq!(gpu.relu(&[-1.0, 1.0])?, [0.0, 1.0]);
-/// # Ok::<(), gristmill::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Poller {
-    /// A thread of the engine's own: results arrive by themselves.
-    Thread,
-    /// Whoever owns the device, and whoever waits: the engine starts no thread.
-    Caller,
 }
 
 struct Shared {
@@ -268,23 +252,6 @@ impl Drop for SubmissionQueue {
             }
             None => (),
         }
-    }
-}
-
-/// Completes results where no thread polls the device.
-#[derive(Clone)]
-pub(crate) struct Driver(Arc<Shared>);
-
-impl Driver {
-    /// Completes what the device has reported. Never asks it.
-    pub(crate) fn settle(&self) {
-        while self.0.settle(Job::is_reported) {}
-    }
-
-    /// Asks the device for at most `limit` and completes what is done. `false` where nothing is in flight.
-    pub(crate) fn drive(&self, limit: Duration) -> bool {
-        self.settle();
-        self.0.step(limit.min(POLL_SLICE))
     }
 }
 

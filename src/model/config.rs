@@ -40,6 +40,15 @@ const NOT_IMPLEMENTED: [(&str, &str); 4] =
     [("is_encoder_decoder", "false"), ("pruned_heads", "{}"), ("quantization_config", "null"), ("auto_map", "{}")];
 
 /// Who defined the architecture: it says what tensors are called and how they lie.
+///
+/// ```
+/// use gristmill::model::{Config, Family};
+///
+/// let text = r#"{ "model_type": "qwen2", "vocab_size": 99, "hidden_size": 32, "intermediate_size": 64,
+///                 "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2 }"#;
+/// assert_eq!(Config::from_json(text)?.family, Family::Qwen2);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Family {

@@ -19,6 +19,12 @@ use crate::tensor::DType;
 const CONTEXT: usize = 4096;
 
 /// How keys and values are kept.
+///
+/// ```
+/// use gristmill::model::KvType;
+///
+/// assert_eq!((KvType::default(), KvType::F16.name()), (KvType::F32, "f16"));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum KvType {
@@ -47,6 +53,19 @@ impl KvType {
 }
 
 /// What a session, or each slot of a batch, can hold.
+///
+/// ```
+/// use gristmill::model::{Config, KvType, SessionOptions};
+/// use gristmill::{ComputeBackend, GpuCompute, GpuModel};
+///
+/// let config = Config::new(50, 16, 8, 2, 2); // vocabulary, positions, width, layers, heads
+/// let model = GpuModel::random(&GpuCompute::new(ComputeBackend::Cpu)?, &config, 1)?;
+/// let options = SessionOptions { context: 8, kv: KvType::F16 };
+/// let mut session = model.session_with(&options)?;
+/// assert_eq!(session.context(), 8);
+/// assert!(session.logits(&[1; 9]).is_err());
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionOptions {
     /// Tokens at most; no more than the model has positions. Memory for all of them is taken at once.

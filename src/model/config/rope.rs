@@ -31,6 +31,11 @@ const KNOWN: [&str; 18] = [
 ];
 
 /// Rotary positions of queries and keys.
+///
+/// ```
+/// let rotary = gristmill::model::Rotary::new(4, 10_000.0);
+/// assert_eq!((rotary.dim(), rotary.frequencies), (4, vec![1.0, 0.01]));
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Rotary {
