@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod kernel;
+mod quants;
 pub mod reference;
 
 #[cfg(feature = "gpu")]

@@ -37,6 +37,8 @@ pub struct Pass {
     flops: f64,
     /// What an op said of its next dispatch: operations, and bytes if they are not those of its operands.
     next: (f64, Option<f64>),
+    /// And the format of the weight it reads.
+    format: Format,
 }
 
 impl std::fmt::Debug for Pass {
@@ -48,7 +50,7 @@ impl std::fmt::Debug for Pass {
 impl Pass {
     pub(crate) fn new(gpu: GpuCompute) -> Pass {
         let (steps, scratch, held, reads) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Pass { gpu, steps, scratch, held, reads, flops: 0.0, next: (0.0, None) }
+        Pass { gpu, steps, scratch, held, reads, flops: 0.0, next: (0.0, None), format: Format::F32 }
     }
 
     /// The device it records for.
@@ -113,9 +115,7 @@ impl Pass {
         variant.params = engine.params;
         knobs.write(&mut variant.constants);
         modes.write(variant.constants.get_mut(A::Knobs::COUNT..).unwrap_or_default());
-        if kernel.format.is_some() && tensors.get(1).is_some_and(|w| w.dtype() == DType::F16) {
-            variant.format = Format::F16;
-        }
+        variant.format = std::mem::take(&mut self.format);
         let pipeline = engine.cache.pipeline(kernel, &variant)?;
         let bindings = engine.cache.bind_group(kernel, tensors)?;
         for tensor in tensors {
@@ -179,6 +179,11 @@ impl Pass {
     /// Bytes that the next dispatch moves, where it does not go through all of its operands.
     pub(crate) fn moves(&mut self, bytes: f64) {
         self.next.1 = Some(bytes);
+    }
+
+    /// The format of the weight that the next dispatch reads: a tensor of words does not know what it holds.
+    pub(crate) fn reads(&mut self, format: Format) {
+        self.format = format;
     }
 
     /// Whether the pass is estimated to run for longer than the 200 ms that a watchdog certainly allows.

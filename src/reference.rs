@@ -2,8 +2,10 @@
 //! row-major, dimensions come as (m, k, n). Whatever computes an op, on whichever device, is compared with these.
 
 mod kinds;
+mod quants;
 
 pub use kinds::{Activation, Attention, Cast, Gelu, Pairing, Reduction, Rope, Row, Sampler};
+pub use quants::{Parts, dequantize, dequantize_parts};
 
 /// C\[m,n\] = A\[m,k\] B\[k,n\].
 pub fn matmul(a: &[f32], b: &[f32], (m, k, n): (usize, usize, usize)) -> Vec<f64> {

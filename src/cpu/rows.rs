@@ -8,8 +8,8 @@ use crate::reference::{Pairing, Rope, Row};
 use crate::tensor::{Tensor, Weight};
 
 pub(crate) fn embed(rows: &Tensor, w: &Weight, positions: &Tensor, out: &Tensor) -> Result<()> {
+    let (format, n) = (w.format(), out.columns());
     let Some(w) = w.chunks.first().map(|chunk| &chunk.tensor) else { return Ok(()) };
-    let (dtype, n) = (w.dtype(), out.columns());
     let mut locked = lock("embed", [("rows", rows), ("w", w), ("positions", positions)], ("out", out))?;
     let ([rows, w, positions], out) = locked.parts();
     if n == 0 {
@@ -18,7 +18,7 @@ pub(crate) fn embed(rows: &Tensor, w: &Weight, positions: &Tensor, out: &Tensor)
     let (rows, positions) = (bytemuck::cast_slice::<u32, Row>(rows), floats(positions));
     let batch = floats_mut(out).par_chunks_exact_mut(n).zip(rows).with_min_len((MIN_LEN / n).max(1));
     batch.for_each(|(out, row)| {
-        weight_row(w, dtype, n, row.token as usize, out);
+        weight_row(w, format, n, row.token as usize, out);
         let position = positions.chunks_exact(n).nth(row.position as usize).unwrap_or_default();
         out.iter_mut().zip(position).for_each(|(out, p)| *out += p);
     });
@@ -26,13 +26,13 @@ pub(crate) fn embed(rows: &Tensor, w: &Weight, positions: &Tensor, out: &Tensor)
 }
 
 pub(crate) fn gather(ids: &Tensor, w: &Weight, out: &Tensor) -> Result<()> {
+    let (format, n) = (w.format(), out.columns());
     let Some(w) = w.chunks.first().map(|chunk| &chunk.tensor) else { return Ok(()) };
-    let (dtype, n) = (w.dtype(), out.columns());
     let mut locked = lock("gather", [("ids", ids), ("w", w)], ("out", out))?;
     let ([ids, w], out) = locked.parts();
     if n > 0 {
         let batch = floats_mut(out).par_chunks_exact_mut(n).zip(ids).with_min_len((MIN_LEN / n).max(1));
-        batch.for_each(|(out, id)| weight_row(w, dtype, n, *id as usize, out));
+        batch.for_each(|(out, id)| weight_row(w, format, n, *id as usize, out));
     }
     Ok(())
 }

@@ -196,7 +196,7 @@ impl<'a> Source<'a> {
         let stored = self.rows(&weight_name, (inputs, outputs), config, 0..inputs)?;
         let turned = match format {
             Format::F16 => transpose::<2>(&stored, inputs, outputs),
-            Format::F32 => transpose::<4>(&stored, inputs, outputs),
+            _ => transpose::<4>(&stored, inputs, outputs),
         };
         let row_bytes = turned.len() / outputs.max(1);
         let weight = Weight::from_rows(gpu, (outputs, inputs), format, |range| {

@@ -47,6 +47,7 @@ pub fn embed(pass: &mut Pass, rows: &Tensor, w: &Weight, positions: &Tensor, out
         };
         // A row of each table is read for each that is written.
         pass.moves(3.0 * out.bytes() as f64);
+        pass.reads(w.format());
         let args = k::embed::Args { rows, w: &chunk.tensor, positions, out };
         pass.run(&args, params, Default::default(), grid(m))?;
     }
@@ -86,6 +87,7 @@ pub fn gather(pass: &mut Pass, ids: &Tensor, w: &Weight, out: &mut Tensor) -> Re
             rows: count(OP, w.rows())?,
         };
         pass.moves(2.0 * out.bytes() as f64);
+        pass.reads(w.format());
         pass.run(&k::gather::Args { ids, w: &chunk.tensor, out }, params, Default::default(), grid(m))?;
     }
     Ok(())
