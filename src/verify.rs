@@ -20,7 +20,7 @@ mod reduce;
 mod rows;
 mod runner;
 mod sample;
-mod stored;
+pub(crate) mod stored;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

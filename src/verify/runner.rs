@@ -105,12 +105,8 @@ impl<'a> Bench<'a> {
         (rows, columns): (usize, usize),
         rows_per_chunk: Option<usize>,
     ) -> Result<Weight, Stop> {
-        let format = stored.format;
-        let limit = rows_per_chunk.map_or(u64::MAX, |rows| (rows * format.row_bytes(columns)) as u64);
-        let row = format.stored_bytes(columns).unwrap_or(0);
-        Ok(Weight::from_rows_within(self.gpu, (rows, columns), format, limit, |range| {
-            Ok(stored.bytes.get(range.start * row..range.end * row).unwrap_or_default().to_vec())
-        })?)
+        let limit = rows_per_chunk.map_or(u64::MAX, |rows| (rows * stored.format.row_bytes(columns)) as u64);
+        Ok(stored.weight(self.gpu, (rows, columns), limit)?)
     }
 
     /// A tensor to write, poisoned, tails included.

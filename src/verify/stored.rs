@@ -2,8 +2,11 @@
 //! business of this crate. What they are worth is what [`reference::dequantize`] says.
 
 use super::inputs::{Fill, Inputs};
+use crate::error::Result;
+use crate::gpu::GpuCompute;
 use crate::kernel::Format;
 use crate::reference;
+use crate::tensor::Weight;
 
 /// A matrix as a file would have it.
 pub(crate) struct Stored {
@@ -37,6 +40,14 @@ impl Stored {
             _ => values.into_iter().flat_map(f32::to_le_bytes).collect(),
         };
         Stored::new(bytes, format)
+    }
+
+    /// As a weight, in chunks of at most `max_bytes`.
+    pub(crate) fn weight(&self, gpu: &GpuCompute, (rows, columns): (usize, usize), max_bytes: u64) -> Result<Weight> {
+        let row = self.format.stored_bytes(columns).unwrap_or(0);
+        Weight::from_rows_within(gpu, (rows, columns), self.format, max_bytes, |range| {
+            Ok(self.bytes.get(range.start * row..range.end * row).unwrap_or_default().to_vec())
+        })
     }
 
     fn new(bytes: Vec<u8>, format: Format) -> Stored {
