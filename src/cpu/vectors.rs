@@ -122,17 +122,13 @@ impl<'a> Part<'a> {
                 dots::<S, R, M>(simd, w, std::array::from_fn(|i| &self.x[(first + i) * k..][..k]))
             }
             Stored::F16(w) => {
-                let w = std::array::from_fn(|r| &w[(at + r) * k..][..k]);
-                match self.halves(simd, w, first) {
+                let halves = std::array::from_fn(|r| &w[(at + r) * k..][..k]);
+                match self.halves(simd, halves, first) {
                     Some(sums) => sums,
-                    None => self.widened(simd, first, |r, start, wide| {
-                        w[r][start..][..wide.len()].convert_to_f32_slice(wide);
-                    }),
+                    None => self.widened(simd, at, first),
                 }
             }
-            Stored::Bytes { format, rows, row_bytes } => self.widened(simd, first, |r, start, wide| {
-                widen(format, &rows[(at + r) * row_bytes..][..row_bytes], start, wide);
-            }),
+            Stored::Bytes { .. } => self.widened(simd, at, first),
         };
         for (r, sums) in sums.into_iter().enumerate() {
             let bias = self.bias.map_or(0.0, |bias| bias[at + r]);
@@ -164,20 +160,27 @@ impl<'a> Part<'a> {
         (largest < INFINITE).then(|| sums.map(|sums| sums.map(|sum| LEFT * sum)))
     }
 
-    /// The sums of rows of which `widen(r, start, block)` gives a block of row r at a time.
+    /// The elements of a row of w from `start` on.
     #[inline(always)]
-    fn widened<S: Simd, const R: usize, const M: usize>(
-        &self,
-        simd: S,
-        first: usize,
-        widen: impl Fn(usize, usize, &mut [f32]),
-    ) -> [[f32; M]; R] {
+    fn widen_row(&self, row: usize, start: usize, wide: &mut [f32]) {
+        match self.w {
+            Stored::F32(w) => wide.copy_from_slice(&w[row * self.k + start..][..wide.len()]),
+            Stored::F16(w) => w[row * self.k + start..][..wide.len()].convert_to_f32_slice(wide),
+            Stored::Bytes { format, rows, row_bytes } => {
+                widen(format, &rows[row * row_bytes..][..row_bytes], start, wide);
+            }
+        }
+    }
+
+    /// The sums of rows of w from `at` on, a block at a time widened.
+    #[inline(always)]
+    fn widened<S: Simd, const R: usize, const M: usize>(&self, simd: S, at: usize, first: usize) -> [[f32; M]; R] {
         let mut sums = [[0.0; M]; R];
         let mut wide = [[0.0; BLOCK]; R];
         for start in (0..self.k).step_by(BLOCK) {
             let length = BLOCK.min(self.k - start);
             for (r, wide) in wide.iter_mut().enumerate() {
-                widen(r, start, &mut wide[..length]);
+                self.widen_row(at + r, start, &mut wide[..length]);
             }
             let x = std::array::from_fn(|i| &self.x[(first + i) * self.k + start..][..length]);
             let part = dots::<S, R, M>(simd, wide.each_ref().map(|wide| &wide[..length]), x);

@@ -326,14 +326,17 @@ pub fn matvec_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'
             column: count(OP, chunk.first_row)?,
             columns: count(OP, columns)?,
         };
-        pass.reads(w.format());
+        let format = w.format();
+        pass.reads(format);
         let (w, bias_or_any) = (&chunk.tensor, bias.unwrap_or(x));
         pass.cost(flops(m, x.columns(), w.rows()));
         pass.moves(bytes(&[x, w], bias, (4 * m * columns) as u64));
         if subgroups {
             use k::matvec_subgroup::{Args, Knobs, Modes, Params};
-            // A software adapter's subgroup is one SIMD register, and its barriers are dear.
-            let knobs = if software { Knobs { wg: 8, ..Knobs::default() } } else { Knobs::default() };
+            // A software adapter's subgroup is one SIMD register, and its barriers are dear; where numbers are unpacked, more
+            // rows to one reading of x pay.
+            let rows = if format.is_quantized() && m == 1 { 8 } else { Knobs::default().rows };
+            let knobs = if software { Knobs { wg: 8, rows } } else { Knobs::default() };
             let modes = Modes { m: m as u32, bias: bias.is_some().into(), activation: mode(activation) };
             let groups = grid(columns.div_ceil(knobs.rows as usize));
             let params: Params = bytemuck::cast(params);
