@@ -100,7 +100,7 @@ fn bytes_of_a_shape_are_exact_or_too_large() {
 #[test]
 fn chunks_of_rows_are_as_long_as_a_binding_allows() {
     check(CASES, (near_borders(), near_borders()), |(columns, limit)| {
-        for format in Format::ALL {
+        for format in [Format::F32, Format::F16, Format::BF16] {
             let row = format.row_bytes(columns) as u128;
             let exact = (columns as u128 * DType::from(format).bytes() as u128).next_multiple_of(16);
             // Saturated where a machine word ends, which no limit reaches.

@@ -12,6 +12,7 @@ mod gemm;
 mod layout;
 mod norms;
 mod products;
+mod quants;
 mod reduce;
 mod rows;
 mod sample;
@@ -22,7 +23,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use half::slice::HalfFloatSliceExt;
 
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Storage, Tensor};
+use crate::kernel::Format;
+use crate::tensor::{Storage, Tensor};
 pub(crate) use attention::attention;
 pub(crate) use batched::{contiguous, epilogue, matmul_transpose_b};
 pub(crate) use cast::cast;
@@ -129,13 +131,18 @@ fn floats_mut(words: &mut [u32]) -> &mut [f32] {
     bytemuck::cast_slice_mut(words)
 }
 
-/// Row `row` of a weight of `columns` columns as it lies on the host, dense, as f32; zeros where there is no such row.
-fn weight_row(words: &[u32], dtype: DType, columns: usize, row: usize, out: &mut [f32]) {
-    let held = row.checked_mul(columns).and_then(|start| {
-        let range = start..start.checked_add(columns)?;
-        match dtype {
-            DType::F16 => bytemuck::cast_slice::<u32, half::f16>(words).get(range)?.convert_to_f32_slice(out),
-            _ => out.copy_from_slice(floats(words).get(range)?),
+/// Row `row` of a weight of `columns` columns as it lies on the host, as f32; zeros where there is no such row.
+fn weight_row(words: &[u32], format: Format, columns: usize, row: usize, out: &mut [f32]) {
+    let pitch = if format.is_quantized() { quants::row_bytes(format, columns) } else { columns };
+    let held = row.checked_mul(pitch).and_then(|start| {
+        let range = start..start.checked_add(pitch)?;
+        match format {
+            Format::F16 => bytemuck::cast_slice::<u32, half::f16>(words).get(range)?.convert_to_f32_slice(out),
+            Format::F32 => out.copy_from_slice(floats(words).get(range)?),
+            Format::BF16 => {
+                quants::widen(format, bytemuck::cast_slice(bytemuck::cast_slice::<u32, u16>(words).get(range)?), 0, out)
+            }
+            _ => quants::widen(format, bytemuck::cast_slice::<u32, u8>(words).get(range)?, 0, out),
         }
         Some(())
     });
@@ -164,7 +171,7 @@ pub(crate) fn bytes(words: &Words, tensor: &Tensor) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::weight_row;
-    use crate::tensor::DType;
+    use crate::kernel::Format;
 
     #[test]
     fn rows_of_either_type_come_as_floats() {
@@ -172,16 +179,16 @@ mod tests {
         let values: Vec<f32> = (0..9u8).map(|i| f32::from(i) / 4.0 - 1.0).collect();
         let halves: Vec<half::f16> = values.iter().map(|&v| half::f16::from_f32(v)).chain([half::f16::ONE]).collect();
         let (floats, halves) = (bytemuck::cast_slice(&values), bytemuck::pod_collect_to_vec::<half::f16, u32>(&halves));
-        for (words, dtype) in [(floats, DType::F32), (&halves[..], DType::F16)] {
+        for (words, format) in [(floats, Format::F32), (&halves[..], Format::F16)] {
             for row in 0..3 {
                 let mut out = [f32::NAN; 3];
-                weight_row(words, dtype, 3, row, &mut out);
-                assert_eq!(out, values[3 * row..][..3], "row {row} of {dtype:?}");
+                weight_row(words, format, 3, row, &mut out);
+                assert_eq!(out, values[3 * row..][..3], "row {row} of {format:?}");
             }
             for row in [3, 4, usize::MAX / 3, usize::MAX] {
                 let mut out = [f32::NAN; 3];
-                weight_row(words, dtype, 3, row, &mut out);
-                assert_eq!(out, [0.0; 3], "row {row} of {dtype:?}");
+                weight_row(words, format, 3, row, &mut out);
+                assert_eq!(out, [0.0; 3], "row {row} of {format:?}");
             }
         }
     }

@@ -119,7 +119,9 @@ pub struct Constant {
     pub span: (usize, usize),
 }
 
-/// How a [`Weight`](crate::Weight) is stored.
+/// How a [`Weight`](crate::Weight) is stored. The quantised ones are ggml's: blocks of 32 numbers, or of 256 in eight parts, that
+/// share a scale, and some of them a minimum. What each number is: [`dequantize`](crate::reference::dequantize).
+///
 ///
 /// ```
 /// use gristmill::Format;
@@ -127,34 +129,101 @@ pub struct Constant {
 /// assert_eq!(Format::F16.name(), "f16");
 /// assert_eq!((Format::F32.row_bytes(5), Format::F16.row_bytes(5)), (32, 16)); // rounded up to 16
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 #[non_exhaustive]
 pub enum Format {
     /// 32-bit floats.
+    #[default]
     F32,
     /// 16-bit floats, two to a word.
     F16,
+    /// The upper halves of 32-bit floats, two to a word.
+    BF16,
+    /// 8 bits and a scale.
+    Q8_0,
+    /// 4 bits and a scale.
+    Q4_0,
+    /// 4 bits, a scale and a minimum.
+    Q4_1,
+    /// 5 bits and a scale.
+    Q5_0,
+    /// 5 bits, a scale and a minimum.
+    Q5_1,
+    /// 4 bits; eight scales and minima of 6 bits with one of 16 bits each.
+    Q4K,
+    /// 5 bits; scales and minima as in [`Format::Q4K`].
+    Q5K,
+    /// 6 bits; sixteen scales of 8 bits with one of 16 bits.
+    Q6K,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Format; 2] = [Format::F32, Format::F16];
+    pub const ALL: [Format; 11] = [
+        Format::F32,
+        Format::F16,
+        Format::BF16,
+        Format::Q8_0,
+        Format::Q4_0,
+        Format::Q4_1,
+        Format::Q5_0,
+        Format::Q5_1,
+        Format::Q4K,
+        Format::Q5K,
+        Format::Q6K,
+    ];
 
     /// Name, as in `shaders/formats/NAME.wgsl`.
     pub fn name(self) -> &'static str {
         match self {
             Format::F32 => "f32",
             Format::F16 => "f16",
+            Format::BF16 => "bf16",
+            Format::Q8_0 => "q8_0",
+            Format::Q4_0 => "q4_0",
+            Format::Q4_1 => "q4_1",
+            Format::Q5_0 => "q5_0",
+            Format::Q5_1 => "q5_1",
+            Format::Q4K => "q4_k",
+            Format::Q5K => "q5_k",
+            Format::Q6K => "q6_k",
         }
     }
 
-    /// Bytes of a row of `columns` elements, rounded up to 16.
+    /// Numbers that are stored together, and the bytes of them in a file. A row is whole blocks.
+    pub fn block(self) -> (usize, usize) {
+        match self {
+            Format::F32 => (1, 4),
+            Format::F16 | Format::BF16 => (1, 2),
+            Format::Q8_0 => (32, 34),
+            Format::Q4_0 => (32, 18),
+            Format::Q4_1 => (32, 20),
+            Format::Q5_0 => (32, 22),
+            Format::Q5_1 => (32, 24),
+            Format::Q4K => (256, 144),
+            Format::Q5K => (256, 176),
+            Format::Q6K => (256, 210),
+        }
+    }
+
+    /// Stored in blocks, so that a number alone has no bytes.
+    pub fn is_quantized(self) -> bool {
+        self.block().0 > 1
+    }
+
+    /// Bytes of a row of `columns` numbers in a file; `None` if that is no whole number of blocks, or none that can be counted.
+    pub fn stored_bytes(self, columns: usize) -> Option<usize> {
+        let (numbers, bytes) = self.block();
+        columns.is_multiple_of(numbers).then(|| (columns / numbers).checked_mul(bytes)).flatten()
+    }
+
+    /// Bytes of a row of `columns` numbers on a device, a multiple of 16.
     pub fn row_bytes(self, columns: usize) -> usize {
-        let bytes = match self {
-            Format::F32 => columns.saturating_mul(4),
-            Format::F16 => columns.saturating_mul(2),
-        };
-        bytes.saturating_add(15) / 16 * 16
+        match self {
+            Format::F32 => columns.saturating_mul(4).saturating_add(15) / 16 * 16,
+            Format::F16 | Format::BF16 => columns.saturating_mul(2).saturating_add(15) / 16 * 16,
+            _ => crate::quants::row_bytes(self, columns),
+        }
     }
 
     /// The functions that read it. `None`: those that stand in every kernel file.
@@ -162,6 +231,15 @@ impl Format {
         match self {
             Format::F32 => None,
             Format::F16 => Some(include_str!("../shaders/formats/f16.wgsl")),
+            Format::BF16 => Some(include_str!("../shaders/formats/bf16.wgsl")),
+            Format::Q8_0 => Some(include_str!("../shaders/formats/q8_0.wgsl")),
+            Format::Q4_0 => Some(include_str!("../shaders/formats/q4_0.wgsl")),
+            Format::Q4_1 => Some(include_str!("../shaders/formats/q4_1.wgsl")),
+            Format::Q5_0 => Some(include_str!("../shaders/formats/q5_0.wgsl")),
+            Format::Q5_1 => Some(include_str!("../shaders/formats/q5_1.wgsl")),
+            Format::Q4K => Some(include_str!("../shaders/formats/q4_k.wgsl")),
+            Format::Q5K => Some(include_str!("../shaders/formats/q5_k.wgsl")),
+            Format::Q6K => Some(include_str!("../shaders/formats/q6_k.wgsl")),
         }
     }
 }

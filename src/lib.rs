@@ -3,6 +3,7 @@
 
 pub mod error;
 pub mod kernel;
+mod quants;
 pub mod reference;
 
 #[cfg(feature = "gpu")]

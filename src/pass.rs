@@ -53,6 +53,8 @@ pub struct Pass {
     flops: f64,
     /// What an op said of its next dispatch: operations, and bytes if they are not those of its operands.
     next: (f64, Option<f64>),
+    /// And the format of the weight it reads.
+    format: Format,
 }
 
 impl std::fmt::Debug for Pass {
@@ -64,7 +66,7 @@ impl std::fmt::Debug for Pass {
 impl Pass {
     pub(crate) fn new(gpu: GpuCompute) -> Pass {
         let (steps, scratch, held, reads) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Pass { gpu, steps, scratch, held, reads, flops: 0.0, next: (0.0, None) }
+        Pass { gpu, steps, scratch, held, reads, flops: 0.0, next: (0.0, None), format: Format::F32 }
     }
 
     /// The device it records for.
@@ -116,6 +118,8 @@ impl Pass {
         grid: [u64; 3],
     ) -> Result<()> {
         let kernel = A::KERNEL;
+        // Of this dispatch, even if it comes to nothing.
+        let format = std::mem::take(&mut self.format);
         let tensors = args.tensors();
         let tensors = tensors.get(..A::COUNT).unwrap_or_default();
         let gpu = self.gpu.clone();
@@ -137,9 +141,7 @@ impl Pass {
         variant.params = engine.params;
         knobs.write(&mut variant.constants);
         modes.write(variant.constants.get_mut(A::Knobs::COUNT..).unwrap_or_default());
-        if kernel.format.is_some() && tensors.get(1).is_some_and(|w| w.dtype() == DType::F16) {
-            variant.format = Format::F16;
-        }
+        variant.format = format;
         let pipeline = engine.cache.pipeline(kernel, &variant)?;
         let bindings = engine.cache.bind_group(&blueprint, tensors)?;
         let written = |name: &str| name == "out";
@@ -247,6 +249,11 @@ impl Pass {
     /// Bytes that the next dispatch moves, where it does not go through all of its operands.
     pub(crate) fn moves(&mut self, bytes: f64) {
         self.next.1 = Some(bytes);
+    }
+
+    /// The format of the weight that the next dispatch reads: a tensor of words does not know what it holds.
+    pub(crate) fn reads(&mut self, format: Format) {
+        self.format = format;
     }
 
     /// Whether the pass is estimated to run for longer than the 200 ms that a watchdog certainly allows.

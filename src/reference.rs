@@ -7,8 +7,10 @@
 //! product's path, but for the few ops that the CPU backend says it borrows.
 
 mod kinds;
+mod quants;
 
 pub use kinds::{Activation, Attention, Cast, Gelu, Pairing, Reduction, Rope, Row, Sampler};
+pub use quants::{Parts, dequantize, dequantize_parts};
 
 /// C\[m,n\] = A\[m,k\] B\[k,n\].
 pub fn matmul(a: &[f32], b: &[f32], (m, k, n): (usize, usize, usize)) -> Vec<f64> {

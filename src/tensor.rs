@@ -7,6 +7,8 @@
 use std::ops::Range;
 use std::sync::{Arc, RwLock};
 
+use rayon::prelude::*;
+
 use crate::error::{Error, Result};
 use crate::gpu::GpuCompute;
 use crate::kernel::Format;
@@ -45,12 +47,22 @@ impl DType {
     }
 }
 
+/// What the tensor of a weight in this format has as elements: words where the format is quantised.
 impl From<Format> for DType {
     fn from(format: Format) -> DType {
         match format {
             Format::F32 => DType::F32,
             Format::F16 => DType::F16,
+            Format::BF16 => DType::BF16,
+            _ => DType::U32,
         }
+    }
+}
+
+impl DType {
+    /// The format of a tensor that stands where a weight may: f32 or f16.
+    pub(crate) fn format(self) -> Format {
+        if self == DType::F16 { Format::F16 } else { Format::F32 }
     }
 }
 
@@ -306,7 +318,7 @@ pub struct Weight {
     format: Format,
 }
 
-/// Some rows of a [`Weight`]: `tensor` is `[n, columns]`.
+/// Some rows of a [`Weight`]: `tensor` is `[n, columns]`, or `[n, words]` in a quantised format.
 #[derive(Debug, Clone)]
 pub(crate) struct Chunk {
     pub(crate) first_row: usize,
@@ -341,10 +353,12 @@ impl Weight {
     }
 
     /// Builds a weight `[rows, columns]` from blocks of rows in `format`'s bytes, dense, little-endian: `read(range)`
-    /// returns those of a range of rows. It is called in order, with ranges of about 16 MiB.
+    /// returns those of a range of rows. It is called in order, with ranges of about 16 MiB. The bytes of a quantised format
+    /// are ggml's, as a GGUF file has them; they are laid out anew here, without a change of any number.
     ///
     /// # Errors
-    /// What `read` returns; [`Error::TooLarge`] if one row exceeds a binding; [`Error::OutOfMemory`].
+    /// What `read` returns; [`Error::Shape`] if a row is not whole blocks of the format, or the bytes are not those rows;
+    /// [`Error::TooLarge`] if one row exceeds a binding; [`Error::OutOfMemory`].
     pub fn from_rows(
         gpu: &GpuCompute,
         (rows, columns): (usize, usize),
@@ -354,13 +368,19 @@ impl Weight {
         Weight::from_rows_within(gpu, (rows, columns), format, u64::MAX, read)
     }
 
-    fn from_rows_within(
+    /// [`Weight::from_rows`] in chunks of at most `max_bytes`, for a look at the chunked paths on any device.
+    pub(crate) fn from_rows_within(
         gpu: &GpuCompute,
         (rows, columns): (usize, usize),
         format: Format,
         max_bytes: u64,
         read: impl FnMut(Range<usize>) -> Result<Vec<u8>>,
     ) -> Result<Weight> {
+        if format.stored_bytes(columns).is_none() {
+            let (numbers, _) = format.block();
+            let message = format!("rows of {columns} in {}, which has blocks of {numbers}", format.name());
+            return Err(Error::Shape { op: "Weight::from_rows", message });
+        }
         let limit = max_bytes.min(gpu.binding_limit());
         let chunks = match gpu.engine() {
             None => vec![host_chunk((rows, columns), format, read)?],
@@ -369,32 +389,27 @@ impl Weight {
         Ok(Weight { chunks, rows, columns, format })
     }
 
-    /// A weight `[rows, columns]` from dense floats, rounded to `format`.
+    /// A weight `[rows, columns]` from dense floats, rounded to `format`, which is not a quantised one: how to quantise well
+    /// is decided where files are made, and [`Weight::from_rows`] takes what is in them.
     ///
     /// # Errors
-    /// As [`Weight::from_rows`]; [`Error::Shape`] if `data` has another length.
+    /// As [`Weight::from_rows`]; [`Error::Shape`] if `data` has another length or the format is quantised.
     pub fn from_f32(gpu: &GpuCompute, data: &[f32], shape: (usize, usize), format: Format) -> Result<Weight> {
-        Weight::from_f32_within(gpu, data, shape, format, u64::MAX)
-    }
-
-    /// [`Weight::from_f32`] in chunks of at most `max_bytes`, for a look at the chunked paths on any device.
-    pub(crate) fn from_f32_within(
-        gpu: &GpuCompute,
-        data: &[f32],
-        shape: (usize, usize),
-        format: Format,
-        max_bytes: u64,
-    ) -> Result<Weight> {
         let (rows, columns) = shape;
+        if format.is_quantized() {
+            let message = format!("floats are not quantised here; give the stored {} to from_rows", format.name());
+            return Err(Error::Shape { op: "Weight::from_f32", message });
+        }
         if Some(data.len()) != rows.checked_mul(columns) {
             let message = format!("{} elements for [{rows}, {columns}]", data.len());
             return Err(Error::Shape { op: "Weight::from_f32", message });
         }
-        Weight::from_rows_within(gpu, shape, format, max_bytes, |range| {
+        Weight::from_rows(gpu, shape, format, |range| {
             let block = data.get(range.start * columns..range.end * columns).unwrap_or_default();
             Ok(match format {
-                Format::F32 => bytemuck::cast_slice(block).to_vec(),
                 Format::F16 => block.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect(),
+                Format::BF16 => block.iter().flat_map(|&v| half::bf16::from_f32(v).to_le_bytes()).collect(),
+                _ => bytemuck::cast_slice(block).to_vec(),
             })
         })
     }
@@ -410,6 +425,29 @@ impl Weight {
     }
 }
 
+/// (the shape of a tensor of `rows` rows in a format, the bytes of a row of it, those of a row as it is read).
+fn place((rows, columns): (usize, usize), format: Format) -> Result<([usize; 2], usize, usize)> {
+    let too_many = || Error::TooLarge { what: "the bytes of a row".to_owned(), needed: u64::MAX, limit: u64::MAX >> 1 };
+    let (row_bytes, stored) = (format.row_bytes(columns), format.stored_bytes(columns).ok_or_else(too_many)?);
+    let elements = if format.is_quantized() { row_bytes / 4 } else { columns };
+    Ok(([rows, elements], row_bytes, stored))
+}
+
+/// Rows as a file has them, as they are on a device.
+fn lay_out(block: Vec<u8>, columns: usize, format: Format) -> Vec<u8> {
+    let (row_bytes, stored) = (format.row_bytes(columns), format.stored_bytes(columns).unwrap_or(0));
+    if !format.is_quantized() {
+        return if row_bytes == stored { block } else { to_pitch(&block, stored, row_bytes) };
+    }
+    if stored == 0 {
+        return Vec::new();
+    }
+    let mut rows = vec![0; block.len() / stored * row_bytes];
+    let each = rows.par_chunks_exact_mut(row_bytes).zip(block.par_chunks_exact(stored));
+    each.for_each(|(row, stored)| crate::quants::lay_out(format, stored, row));
+    rows
+}
+
 fn device_chunks(
     gpu: &GpuCompute,
     (rows, columns): (usize, usize),
@@ -417,23 +455,23 @@ fn device_chunks(
     limit: u64,
     mut read: impl FnMut(Range<usize>) -> Result<Vec<u8>>,
 ) -> Result<Vec<Chunk>> {
-    let row_bytes = format.row_bytes(columns);
+    let (_, row_bytes, stored_row) = place((0, columns), format)?;
     let per_chunk = Weight::rows_per_chunk(row_bytes, limit)?;
-    let dense_row = columns * DType::from(format).bytes();
     let per_block = (BLOCK_BYTES / row_bytes.max(1)).max(1);
     let (mut chunks, mut staged) = (Vec::new(), 0);
     for first_row in (0..rows).step_by(per_chunk) {
         let n = per_chunk.min(rows - first_row);
-        let tensor = gpu.exact_tensor(&[n, columns], format.into())?;
+        let (shape, ..) = place((n, columns), format)?;
+        let tensor = gpu.exact_tensor(&shape, format.into())?;
         for start in (0..n).step_by(per_block) {
             let end = (start + per_block).min(n);
             let block = read(first_row + start..first_row + end)?;
-            if block.len() != (end - start) * dense_row {
-                return Err(wrong_block(&block, end - start, dense_row));
+            if block.len() != (end - start) * stored_row {
+                return Err(wrong_block(&block, end - start, stored_row));
             }
-            let padded = to_pitch(&block, dense_row, row_bytes);
-            staged += padded.len();
-            gpu.write_bytes(&tensor, (start * row_bytes) as u64, &padded);
+            let laid_out = lay_out(block, columns, format);
+            staged += laid_out.len();
+            gpu.write_bytes(&tensor, (start * row_bytes) as u64, &laid_out);
             if staged >= STAGING_BYTES {
                 gpu.flush()?;
                 staged = 0;
@@ -444,27 +482,32 @@ fn device_chunks(
     Ok(chunks)
 }
 
-/// On the CPU backend a weight is one dense matrix in its format.
+/// On the CPU backend a weight is one matrix in its format: dense, or with quantised rows as on a device.
 fn host_chunk(
     (rows, columns): (usize, usize),
     format: Format,
     mut read: impl FnMut(Range<usize>) -> Result<Vec<u8>>,
 ) -> Result<Chunk> {
     let dtype = DType::from(format);
+    let (shape, padded_row, stored_row) = place((rows, columns), format)?;
+    let row_bytes = if format.is_quantized() { padded_row } else { stored_row };
     // Checks that the bytes can be counted.
-    device_bytes(&[rows, columns], dtype)?;
-    let row_bytes = columns * dtype.bytes();
+    device_bytes(&shape, dtype)?;
     let mut words = host_words(rows * row_bytes)?;
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
     let per_block = (BLOCK_BYTES / row_bytes.max(1)).max(1);
     for start in (0..rows).step_by(per_block) {
         let end = (start + per_block).min(rows);
         let block = read(start..end)?;
-        let place = bytes.get_mut(start * row_bytes..end * row_bytes).filter(|place| place.len() == block.len());
-        let place = place.ok_or_else(|| wrong_block(&block, end - start, row_bytes))?;
-        place.copy_from_slice(&block);
+        if block.len() != (end - start) * stored_row {
+            return Err(wrong_block(&block, end - start, stored_row));
+        }
+        let block = if format.is_quantized() { lay_out(block, columns, format) } else { block };
+        if let Some(place) = bytes.get_mut(start * row_bytes..end * row_bytes) {
+            place.copy_from_slice(&block);
+        }
     }
-    Ok(Chunk { first_row: 0, tensor: Tensor::on_host(words, &[rows, columns], dtype)? })
+    Ok(Chunk { first_row: 0, tensor: Tensor::on_host(words, &shape, dtype)? })
 }
 
 fn wrong_block(block: &[u8], rows: usize, row_bytes: usize) -> Error {

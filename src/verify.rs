@@ -20,6 +20,7 @@ mod reduce;
 mod rows;
 mod runner;
 mod sample;
+pub(crate) mod stored;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -14,6 +14,7 @@ use crate::gpu::GpuCompute;
 use crate::kernel::Format;
 use crate::pass::Pass;
 use crate::tensor::{Tensor, Weight};
+use crate::verify::stored::Stored;
 
 /// Bytes that the sets of a workload come to at least, where as many sets as that takes are allowed.
 const BYTES_ON_HARDWARE: u64 = 512 << 20;
@@ -71,7 +72,7 @@ pub(super) struct Spec {
     /// Operands, with their shapes.
     tensors: Vec<(Host, Vec<usize>)>,
     /// A matrix in a stored format, with its rows and columns.
-    weight: Option<(Vec<f32>, (usize, usize), Format)>,
+    weight: Option<(Stored, (usize, usize))>,
     /// Which tensor is written.
     out: usize,
     /// The one that is written is read too.
@@ -108,7 +109,7 @@ impl Row {
             Host::Words(data) => gpu.tensor_u32(data, shape),
         };
         let set = |_| {
-            let w = weight.as_ref().map(|(data, shape, format)| Weight::from_f32(gpu, data, *shape, *format));
+            let w = weight.as_ref().map(|(stored, shape)| stored.weight(gpu, *shape, u64::MAX));
             Ok(Set { t: tensors.iter().map(put).collect::<Result<_>>()?, w: w.transpose()? })
         };
         let mut sets = (0..count).map(set).collect::<Result<Vec<Set>>>()?;
@@ -137,9 +138,9 @@ fn put_back(fresh: Tensor, mut written: Vec<Tensor>) -> Reset {
     Box::new(move |pass| written.iter_mut().try_for_each(|tensor| pass.copy(&fresh, tensor)))
 }
 
-fn bytes_of(tensors: &[(Host, Vec<usize>)], weight: &Option<(Vec<f32>, (usize, usize), Format)>) -> u64 {
+fn bytes_of(tensors: &[(Host, Vec<usize>)], weight: &Option<(Stored, (usize, usize))>) -> u64 {
     let words: usize = tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-    let weight = weight.as_ref().map_or(0, |(data, _, format)| data.len() * if *format == Format::F16 { 2 } else { 4 });
+    let weight = weight.as_ref().map_or(0, |(stored, _)| stored.bytes.len());
     (4 * words + weight) as u64
 }
 

@@ -9,7 +9,7 @@ use super::{MIN_LEN, MIN_WORK, floats, floats_mut, gelu, lock, relu, silu};
 use crate::error::Result;
 use crate::ops::Matrices;
 use crate::reference::Activation;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 pub(crate) fn contiguous(x: &Matrices<'_>, out: &Tensor) -> Result<()> {
     let columns = x.shape()[3];
@@ -32,9 +32,9 @@ pub(crate) fn matmul_transpose_b(a: &Matrices<'_>, b: &Matrices<'_>, scale: f32,
         let (i, j) = (batch / inner, batch % inner);
         let (a, at) = (dense(a, floats(a_words), (i, j)), (i / r, j / s));
         let mut multiply = |b| transpose_b(scale, &a, b, None, (m, depth, n), product);
-        match Stored::new(b_words, b.dtype()) {
-            Stored::F32(elements) => multiply(Stored::F32(&dense(b, elements, at))),
-            Stored::F16(elements) => multiply(Stored::F16(&dense(b, elements, at))),
+        match b.dtype() {
+            DType::F16 => multiply(Stored::F16(&dense(b, bytemuck::cast_slice(b_words), at))),
+            _ => multiply(Stored::F32(&dense(b, floats(b_words), at))),
         }
     })
 }

@@ -3,12 +3,15 @@
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use pulp::Arch;
 use rayon::prelude::*;
 
 use super::gemm::{Matrix, gemm};
+use super::quants::{row_bytes, widen};
 use super::vectors::vectors;
 use super::{floats, floats_mut, lock};
 use crate::error::Result;
+use crate::kernel::Format;
 use crate::ops::MATVEC_ROWS;
 use crate::tensor::{DType, Tensor, Weight};
 
@@ -24,13 +27,21 @@ const PANEL_ROWS: usize = 512;
 pub(super) enum Stored<'a> {
     F32(&'a [f32]),
     F16(&'a [f16]),
+    /// Rows that are read by [`widen`], and the bytes of each.
+    Bytes {
+        format: Format,
+        rows: &'a [u8],
+        row_bytes: usize,
+    },
 }
 
 impl<'a> Stored<'a> {
-    pub(super) fn new(words: &'a [u32], dtype: DType) -> Stored<'a> {
-        match dtype {
-            DType::F16 => Stored::F16(bytemuck::cast_slice(words)),
-            _ => Stored::F32(floats(words)),
+    /// A weight's rows of `columns`.
+    fn new(words: &'a [u32], format: Format, columns: usize) -> Stored<'a> {
+        match format {
+            Format::F32 => Stored::F32(floats(words)),
+            Format::F16 => Stored::F16(bytemuck::cast_slice(words)),
+            _ => Stored::Bytes { format, rows: bytemuck::cast_slice(words), row_bytes: row_bytes(format, columns) },
         }
     }
 }
@@ -40,11 +51,9 @@ pub(crate) fn matmul(a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
     let mut locked = lock("matmul", [("a", a), ("b", b)], ("out", out))?;
     let ([a, b], out) = locked.parts();
     let (m, k, n) = shape;
-    match Stored::new(b, dtype) {
-        Stored::F32(b) => {
-            gemm(1.0, Matrix::dense(floats(a), (m, k)), Matrix::dense(b, (k, n)), false, floats_mut(out), true)
-        }
-        Stored::F16(b) => {
+    match dtype {
+        DType::F16 => {
+            let b: &[f16] = bytemuck::cast_slice(b);
             // Of every row of b the part that belongs to these columns of out.
             let widen = |first: usize, panel: &mut [f32]| {
                 let columns = panel.len() / k.max(1);
@@ -54,6 +63,9 @@ pub(crate) fn matmul(a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
                 (columns, 1)
             };
             panels(1.0, floats(a), widen, None, shape, floats_mut(out))
+        }
+        _ => {
+            gemm(1.0, Matrix::dense(floats(a), (m, k)), Matrix::dense(floats(b), (k, n)), false, floats_mut(out), true)
         }
     }
 }
@@ -77,13 +89,13 @@ pub(crate) fn product_of_slices(
 
 pub(crate) fn linear(x: &Tensor, w: &Weight, bias: Option<&Tensor>, out: &Tensor) -> Result<()> {
     // On the host a weight is one chunk, or has no rows.
+    let (shape, format) = ((x.rows(), x.columns(), w.rows()), w.format());
     let Some(w) = w.chunks.first().map(|chunk| &chunk.tensor) else { return Ok(()) };
-    let (shape, dtype) = ((x.rows(), x.columns(), w.rows()), w.dtype());
     let inputs = [("x", x), ("w", w), ("bias", bias.unwrap_or(x))];
     let mut locked = lock("linear", inputs, ("out", out))?;
     let ([x, w, some], out) = locked.parts();
     let bias = bias.map(|_| floats(some));
-    transpose_b(1.0, floats(x), Stored::new(w, dtype), bias, shape, floats_mut(out))
+    transpose_b(1.0, floats(x), Stored::new(w, format, shape.1), bias, shape, floats_mut(out))
 }
 
 /// out\[m,n\] = scale * x\[m,k\] w\[n,k\]^T + bias\[n\].
@@ -110,6 +122,20 @@ pub(super) fn transpose_b(
         Stored::F16(w) => {
             let widen = |first: usize, panel: &mut [f32]| {
                 w[first * k..][..panel.len()].convert_to_f32_slice(panel);
+                (1, k)
+            };
+            panels(scale, x, widen, bias, (m, k, n), out)
+        }
+        Stored::Bytes { format, rows, row_bytes } => {
+            let arch = Arch::new();
+            let widen = |first: usize, panel: &mut [f32]| {
+                let rows = rows[first * row_bytes..].chunks(row_bytes.max(1));
+                // A call for all rows, so that the loops in it are compiled for this processor.
+                arch.dispatch(|| {
+                    for (wide, row) in panel.chunks_exact_mut(k.max(1)).zip(rows) {
+                        widen(format, row, 0, wide);
+                    }
+                });
                 (1, k)
             };
             panels(scale, x, widen, bias, (m, k, n), out)

@@ -9,8 +9,9 @@ use crate::reference::{Pairing, Rope, Row};
 use crate::tensor::{Tensor, Weight};
 
 pub(crate) fn embed(rows: &Tensor, w: &Weight, positions: Option<&Tensor>, out: &Tensor) -> Result<()> {
+    let (format, n) = (w.format(), out.columns());
     let Some(w) = w.chunks.first().map(|chunk| &chunk.tensor) else { return Ok(()) };
-    let (dtype, n) = (w.dtype(), out.columns());
+
     let some = positions.unwrap_or(w);
     let mut locked = lock("embed", [("rows", rows), ("w", w), ("positions", some)], ("out", out))?;
     let ([rows, w, some], out) = locked.parts();
@@ -21,7 +22,7 @@ pub(crate) fn embed(rows: &Tensor, w: &Weight, positions: Option<&Tensor>, out: 
     let positions = if positions.is_some() { floats(some) } else { &[] };
     let batch = floats_mut(out).par_chunks_exact_mut(n).zip(rows).with_min_len((MIN_LEN / n).max(1));
     batch.for_each(|(out, row)| {
-        weight_row(w, dtype, n, row.token as usize, out);
+        weight_row(w, format, n, row.token as usize, out);
         let position = positions.chunks_exact(n).nth(row.position as usize).unwrap_or_default();
         out.iter_mut().zip(position).for_each(|(out, p)| *out += p);
     });
@@ -29,13 +30,13 @@ pub(crate) fn embed(rows: &Tensor, w: &Weight, positions: Option<&Tensor>, out: 
 }
 
 pub(crate) fn gather(ids: &Tensor, w: &Weight, out: &Tensor) -> Result<()> {
+    let (format, n) = (w.format(), out.columns());
     let Some(w) = w.chunks.first().map(|chunk| &chunk.tensor) else { return Ok(()) };
-    let (dtype, n) = (w.dtype(), out.columns());
     let mut locked = lock("gather", [("ids", ids), ("w", w)], ("out", out))?;
     let ([ids, w], out) = locked.parts();
     if n > 0 {
         let batch = floats_mut(out).par_chunks_exact_mut(n).zip(ids).with_min_len((MIN_LEN / n).max(1));
-        batch.for_each(|(out, id)| weight_row(w, dtype, n, *id as usize, out));
+        batch.for_each(|(out, id)| weight_row(w, format, n, *id as usize, out));
     }
     Ok(())
 }

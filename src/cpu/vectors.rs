@@ -4,7 +4,8 @@
 //! half and the rest of it, moved to where an f32 has sign, exponent and mantissa, are that number times 2^-112, be it
 //! subnormal or not. The even elements of a row are the lower halves of its words and the odd ones the upper, so x is taken
 //! apart the same way, once, and multiplied by 2^96 so that no product is too small for an f32; 2^16 are left for the sum.
-//! That holds for finite halves and |x| < 2^31. Anything else takes the plain way: rows are widened a block at a time.
+//! That holds for finite halves and |x| < 2^31. Anything else takes the plain way, as do all other formats but f32: rows are
+//! widened a block at a time.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -13,10 +14,11 @@ use rayon::prelude::*;
 
 use super::MIN_WORK;
 use super::products::{Stored, columns_of};
+use super::quants::widen;
 
 /// Rows of w that are read side by side.
 const ROWS: usize = 4;
-/// Elements of a row that are widened at a time.
+/// Elements of a row that are widened at a time: whole groups of a quantised one.
 const BLOCK: usize = 512;
 /// 2^96, by which x is multiplied ahead of products with halves.
 const AHEAD: f32 = f32::from_bits((127 + 96) << 23);
@@ -120,12 +122,13 @@ impl<'a> Part<'a> {
                 dots::<S, R, M>(simd, w, std::array::from_fn(|i| &self.x[(first + i) * k..][..k]))
             }
             Stored::F16(w) => {
-                let w = std::array::from_fn(|r| &w[(at + r) * k..][..k]);
-                match self.halves(simd, w, first) {
+                let halves = std::array::from_fn(|r| &w[(at + r) * k..][..k]);
+                match self.halves(simd, halves, first) {
                     Some(sums) => sums,
-                    None => self.widened(simd, w, first),
+                    None => self.widened(simd, at, first),
                 }
             }
+            Stored::Bytes { .. } => self.widened(simd, at, first),
         };
         for (r, sums) in sums.into_iter().enumerate() {
             let bias = self.bias.map_or(0.0, |bias| bias[at + r]);
@@ -157,20 +160,27 @@ impl<'a> Part<'a> {
         (largest < INFINITE).then(|| sums.map(|sums| sums.map(|sum| LEFT * sum)))
     }
 
-    /// The sums of rows of halves, a block at a time widened.
+    /// The elements of a row of w from `start` on.
     #[inline(always)]
-    fn widened<S: Simd, const R: usize, const M: usize>(
-        &self,
-        simd: S,
-        w: [&'a [f16]; R],
-        first: usize,
-    ) -> [[f32; M]; R] {
+    fn widen_row(&self, row: usize, start: usize, wide: &mut [f32]) {
+        match self.w {
+            Stored::F32(w) => wide.copy_from_slice(&w[row * self.k + start..][..wide.len()]),
+            Stored::F16(w) => w[row * self.k + start..][..wide.len()].convert_to_f32_slice(wide),
+            Stored::Bytes { format, rows, row_bytes } => {
+                widen(format, &rows[row * row_bytes..][..row_bytes], start, wide);
+            }
+        }
+    }
+
+    /// The sums of rows of w from `at` on, a block at a time widened.
+    #[inline(always)]
+    fn widened<S: Simd, const R: usize, const M: usize>(&self, simd: S, at: usize, first: usize) -> [[f32; M]; R] {
         let mut sums = [[0.0; M]; R];
         let mut wide = [[0.0; BLOCK]; R];
         for start in (0..self.k).step_by(BLOCK) {
             let length = BLOCK.min(self.k - start);
-            for (wide, w) in wide.iter_mut().zip(w) {
-                w[start..][..length].convert_to_f32_slice(&mut wide[..length]);
+            for (r, wide) in wide.iter_mut().enumerate() {
+                self.widen_row(at + r, start, &mut wide[..length]);
             }
             let x = std::array::from_fn(|i| &self.x[(first + i) * self.k + start..][..length]);
             let part = dots::<S, R, M>(simd, wide.each_ref().map(|wide| &wide[..length]), x);

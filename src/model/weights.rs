@@ -230,7 +230,7 @@ impl Loader<'_> {
         let stored = self.rows(name, outputs, inputs, 0..inputs, format)?;
         let turned = match format {
             Format::F16 => transpose::<2>(&stored, inputs, outputs),
-            Format::F32 => transpose::<4>(&stored, inputs, outputs),
+            _ => transpose::<4>(&stored, inputs, outputs),
         };
         let row_bytes = turned.len() / outputs.max(1);
         Weight::from_rows(self.gpu, (outputs, inputs), format, |range| {

@@ -14,8 +14,7 @@ use super::matrices::{Matrices, aligned_copy, has_shape};
 use super::{aligned, count, ensure, ensure_f32, flops, row_quads, through};
 use crate::cpu;
 use crate::error::Result;
-use crate::kernel::MAX_GROUPS;
-use crate::kernel::kernels as k;
+use crate::kernel::{Format, MAX_GROUPS, kernels as k};
 use crate::pass::Pass;
 use crate::reference::{Activation, Gelu};
 use crate::tensor::{Chunk, DType, Tensor, Weight, device_bytes};
@@ -124,6 +123,7 @@ pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'
         let modes = k::matmul::Modes { accumulate, bias: bias.is_some().into(), activation: mode(activation) };
         pass.cost(flops(m, part.len(), n));
         pass.moves(bytes(&[a, b], bias, out.bytes()));
+        pass.reads(b.dtype().format());
         let args = k::matmul::Args { x: a, w: b, bias: bias.unwrap_or(a), out };
         pass.run(&args, params, (knobs, modes), k::matmul::grid(&params, &knobs))?;
     }
@@ -196,14 +196,15 @@ fn transpose_b_of(pass: &mut Pass, a: &Matrices<'_>, b: &Matrices<'_>, scale: f3
         let b = aligned_copy(OP, pass, b)?;
         return transpose_b_of(pass, a, &Matrices::from(&b), scale, out);
     }
-    transpose_b(pass, a, b, Epilogue::default(), scale, 0, out)
+    transpose_b(pass, a, (b, b.dtype().format()), Epilogue::default(), scale, 0, out)
 }
 
-/// The dispatches of the kernel; w is the rows of a weight that make the columns of out from `column` on.
+/// The dispatches of the kernel; w is the rows of a weight that make the columns of out from `column` on. Of a quantised one
+/// the elements are words, and only rows and their pitch are looked at.
 fn transpose_b(
     pass: &mut Pass,
     x: &Matrices<'_>,
-    w: &Matrices<'_>,
+    (w, format): (&Matrices<'_>, Format),
     epilogue: Epilogue<'_>,
     scale: f32,
     column: usize,
@@ -242,6 +243,7 @@ fn transpose_b(
             k::matmul_transpose_b::Modes { accumulate, bias: bias.is_some().into(), activation: mode(activation) };
         pass.cost(flops(batches * m, part.len(), n));
         pass.moves(bytes(&[x.tensor(), w.tensor()], bias, out.bytes()));
+        pass.reads(format);
         let args = k::matmul_transpose_b::Args { x: x.tensor(), w: w.tensor(), bias: bias.unwrap_or(x.tensor()), out };
         pass.run(&args, params, (knobs, modes), k::matmul_transpose_b::grid(&params, &knobs, batches as u64))?;
     }
@@ -273,7 +275,8 @@ pub fn linear_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'
     // Whatever its dimensions, x is rows here.
     let rows = x.first_rows(x.rows())?;
     for chunk in &w.chunks {
-        transpose_b(pass, &Matrices::from(&rows), &Matrices::from(&chunk.tensor), epilogue, 1.0, chunk.first_row, out)?;
+        let rows_of_w = (&Matrices::from(&chunk.tensor), w.format());
+        transpose_b(pass, &Matrices::from(&rows), rows_of_w, epilogue, 1.0, chunk.first_row, out)?;
     }
     Ok(())
 }
@@ -341,13 +344,17 @@ pub fn matvec_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'
             column: count(OP, chunk.first_row)?,
             columns: count(OP, columns)?,
         };
+        let format = w.format();
+        pass.reads(format);
         let (w, bias_or_any) = (&chunk.tensor, bias.unwrap_or(x));
-        pass.cost(flops(m, w.columns(), w.rows()));
+        pass.cost(flops(m, x.columns(), w.rows()));
         pass.moves(bytes(&[x, w], bias, (4 * m * columns) as u64));
         if subgroups {
             use k::matvec_subgroup::{Args, Knobs, Modes, Params, grid};
-            // A software adapter's subgroup is one SIMD register, and its barriers are dear.
-            let knobs = if software { Knobs { wg: 8, ..Knobs::default() } } else { Knobs::default() };
+            // A software adapter's subgroup is one SIMD register, and its barriers are dear; where numbers are unpacked, more
+            // rows to one reading of x pay.
+            let rows = if format.is_quantized() && m == 1 { 8 } else { Knobs::default().rows };
+            let knobs = if software { Knobs { wg: 8, rows } } else { Knobs::default() };
             let modes = Modes { m: m as u32, bias: bias.is_some().into(), activation: mode(activation) };
             let params: Params = bytemuck::cast(params);
             let groups = grid(&params, &knobs);

@@ -8,7 +8,8 @@
 use super::bounds;
 use super::inputs::{Fill, Inputs};
 use super::products::{check, magnitudes};
-use super::runner::{Bench, Stop, compare, compare_words, stored};
+use super::runner::{Bench, Stop, compare, compare_words};
+use super::stored::Stored;
 use crate::kernel::Format;
 use crate::ops::Matrices;
 use crate::tensor::{DType, Tensor};
@@ -112,8 +113,9 @@ impl Batched {
 pub(crate) fn batched(bench: &mut Bench<'_>, case: &Batched, mut inputs: Inputs) -> Result<f64, Stop> {
     let mut draw = |view: &View| inputs.fill(case.fill, view.dims().iter().product(), view.dims()[3]);
     let a = draw(&case.a);
-    let b = stored(draw(&case.b), case.format);
-    let (x, w) = (bench.input(&a, &case.a.dims())?, bench.matrix(&b, &case.b.dims(), case.format)?);
+    let stored = Stored::round(draw(&case.b), case.format);
+    let (x, w) = (bench.input(&a, &case.a.dims())?, bench.matrix(&stored, &case.b.dims())?);
+    let b = stored.values;
     let ([outer, inner, m, _], n) = (case.a.shape, case.b.shape[2]);
     let mut out = bench.output(&[outer, inner, m, n], DType::F32)?;
     bench.run(|pass| ops::matmul_transpose_b(pass, case.a.of(&x)?, case.b.of(&w)?, case.scale, &mut out.tensor))?;

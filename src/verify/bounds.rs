@@ -141,11 +141,12 @@ pub(crate) fn half(v: f64) -> f64 {
     v.abs() / 1024.0 + 2f64.powi(-24)
 }
 
-/// A stored number read back: exact, but that a subnormal, of f16 where it is stored so, may be flushed.
+/// A stored number read back: exact, but that a subnormal, of f16 where it is stored so, may be flushed. The scales of quantised
+/// numbers that are drawn are normal.
 pub(crate) fn stored(y: f64, format: Format) -> f64 {
     let smallest_normal = match format {
-        Format::F32 => TINY,
         Format::F16 => half::f16::MIN_POSITIVE.to_f64(),
+        _ => TINY,
     };
     if y.abs() < smallest_normal { y.abs() } else { 0.0 }
 }

@@ -10,6 +10,7 @@ mod attention;
 mod batched;
 mod cast;
 mod elementwise;
+mod formats;
 mod layout;
 mod norms;
 mod products;
@@ -20,9 +21,13 @@ mod sample;
 use super::Case;
 use super::inputs::Inputs;
 use super::runner::{Bench, Stop};
+use crate::kernel::Format;
 
 /// Work, in elements touched or multiplied, above which a case is large.
 const LARGE: usize = 6 << 20;
+
+/// The formats that a tensor may have where a weight may stand.
+const FLOATS: [Format; 2] = [Format::F32, Format::F16];
 
 #[derive(Default)]
 struct Table(Vec<Case>);
@@ -65,6 +70,7 @@ pub fn cases() -> Vec<Case> {
     reduce::reduces(&mut table);
     cast::casts(&mut table);
     rows::rows(&mut table);
+    formats::formats(&mut table);
     layout::layout(&mut table);
     sample::samples(&mut table);
     table.0

@@ -7,7 +7,8 @@
 
 use super::bounds;
 use super::inputs::{Fill, Inputs};
-use super::runner::{Bench, Stop, compare, stored};
+use super::runner::{Bench, Stop, compare};
+use super::stored::Stored;
 use crate::kernel::Format;
 use crate::reference::Activation;
 use crate::tensor::DType;
@@ -88,15 +89,15 @@ pub(super) fn magnitudes(values: &[f32]) -> Vec<f32> {
 pub(crate) fn matmul(bench: &mut Bench<'_>, case: &Product, mut inputs: Inputs) -> Result<f64, Stop> {
     let (m, k, n) = case.shape();
     let a = inputs.fill(case.fill, m * k, k);
-    let b = stored(inputs.fill(case.fill, k * n, n), case.format);
-    let (x, w) = (bench.input(&a, &[m, k])?, bench.matrix(&b, &[k, n], case.format)?);
+    let stored = Stored::draw(&mut inputs, case.fill, (k, n), case.format);
+    let (b, x, w) = (&stored.values, bench.input(&a, &[m, k])?, bench.matrix(&stored, &[k, n])?);
     let bias = case.draw_bias(&mut inputs);
     let bias_tensor = bias.as_ref().map(|bias| bench.input(bias, &[n])).transpose()?;
     let mut out = bench.output(&[m, n], DType::F32)?;
     let epilogue = ops::Epilogue { bias: bias_tensor.as_ref(), activation: case.activation };
     bench.run(|pass| ops::matmul_with(pass, &x, &w, epilogue, &mut out.tensor))?;
-    let z = reference::epilogue(&reference::matmul(&a, &b, case.shape()), bias.as_deref(), None, n);
-    let magnitude = reference::matmul(&magnitudes(&a), &magnitudes(&b), case.shape());
+    let z = reference::epilogue(&reference::matmul(&a, b, case.shape()), bias.as_deref(), None, n);
+    let magnitude = reference::matmul(&magnitudes(&a), &stored.magnitudes, case.shape());
     let magnitude = reference::epilogue(&magnitude, bias.as_deref().map(magnitudes).as_deref(), None, n);
     case.check(&bench.read_f32(&out)?, &z, &magnitude)
 }
@@ -106,24 +107,24 @@ pub(crate) fn matmul_transpose_b(bench: &mut Bench<'_>, case: &Product, mut inpu
     let batches = case.batches.max(1);
     let b_batches = if case.shared { 1 } else { batches };
     let a = inputs.fill(case.fill, batches * m * k, k);
-    let b = stored(inputs.fill(case.fill, b_batches * n * k, k), case.format);
+    let stored = Stored::draw(&mut inputs, case.fill, (b_batches * n, k), case.format);
     let three = |rows: usize, columns: usize| match case.batches {
         0 => vec![rows, columns],
         batches => vec![batches, rows, columns],
     };
     let b_shape = if case.shared { vec![n, k] } else { three(n, k) };
-    let (x, w) = (bench.input(&a, &three(m, k))?, bench.matrix(&b, &b_shape, case.format)?);
+    let (x, w) = (bench.input(&a, &three(m, k))?, bench.matrix(&stored, &b_shape)?);
     let mut out = bench.output(&three(m, n), DType::F32)?;
     bench.run(|pass| ops::matmul_transpose_b(pass, &x, &w, case.scale, &mut out.tensor))?;
     let (mut truth, mut magnitude) = (Vec::new(), Vec::new());
-    let (abs_a, abs_b) = (magnitudes(&a), magnitudes(&b));
+    let abs_a = magnitudes(&a);
     for batch in 0..batches {
         let (from_a, from_b) = (batch * m * k, if case.shared { 0 } else { batch * n * k });
         let product = |a: &[f32], b: &[f32], scale| {
             reference::matmul_transpose_b(&a[from_a..], &b[from_b..], None, scale, case.shape())
         };
-        truth.extend(product(&a, &b, case.scale));
-        magnitude.extend(product(&abs_a, &abs_b, case.scale.abs()));
+        truth.extend(product(&a, &stored.values, case.scale));
+        magnitude.extend(product(&abs_a, &stored.magnitudes, case.scale.abs()));
     }
     case.check(&bench.read_f32(&out)?, &truth, &magnitude)
 }
@@ -143,16 +144,16 @@ type Layer =
 fn layer(bench: &mut Bench<'_>, case: &Product, mut inputs: Inputs, op: Layer) -> Result<f64, Stop> {
     let (m, k, n) = case.shape();
     let a = inputs.fill(case.fill, m * k, k);
-    let b = stored(inputs.fill(case.fill, n * k, k), case.format);
+    let stored = Stored::draw(&mut inputs, case.fill, (n, k), case.format);
     let bias = case.draw_bias(&mut inputs);
     let x = bench.input(&a, &[m, k])?;
-    let w = bench.weight(&b, (n, k), case.format, case.rows_per_chunk)?;
+    let w = bench.weight(&stored, (n, k), case.rows_per_chunk)?;
     let bias_tensor = bias.as_ref().map(|bias| bench.input(bias, &[n])).transpose()?;
     let mut out = bench.output(&[m, n], DType::F32)?;
     let epilogue = ops::Epilogue { bias: bias_tensor.as_ref(), activation: case.activation };
     bench.run(|pass| op(pass, &x, &w, epilogue, &mut out.tensor))?;
-    let truth = reference::matvec(&a, &b, bias.as_deref(), case.shape());
+    let truth = reference::matvec(&a, &stored.values, bias.as_deref(), case.shape());
     let bias = bias.as_deref().map(magnitudes);
-    let magnitude = reference::matvec(&magnitudes(&a), &magnitudes(&b), bias.as_deref(), case.shape());
+    let magnitude = reference::matvec(&magnitudes(&a), &stored.magnitudes, bias.as_deref(), case.shape());
     case.check(&bench.read_f32(&out)?, &truth, &magnitude)
 }

@@ -5,8 +5,9 @@
 //! compared for equality wherever nothing is computed.
 
 use super::bounds;
-use super::inputs::Inputs;
-use super::runner::{Bench, Stop, compare, compare_words, stored};
+use super::inputs::{Fill, Inputs};
+use super::runner::{Bench, Stop, compare, compare_words};
+use super::stored::Stored;
 use crate::kernel::Format;
 use crate::ops;
 use crate::reference::{self, Pairing, Rope, Row};
@@ -30,7 +31,7 @@ pub(crate) fn embed(
 ) -> Result<f64, Stop> {
     const POSITIONS: usize = 37;
     let &Gather { m, vocab, columns, format, rows_per_chunk } = case;
-    let w = stored(inputs.uniform(vocab * columns), format);
+    let w = Stored::draw(&mut inputs, Fill::Uniform, (vocab, columns), format);
     let positions = inputs.uniform(POSITIONS * columns);
     let mut rows: Vec<Row> = (0..m)
         .map(|_| Row {
@@ -49,14 +50,14 @@ pub(crate) fn embed(
         (row.token, row.position) = (0, POSITIONS as u32 - 1);
     }
     let rows_tensor = bench.input_u32(bytemuck::cast_slice(&rows), &[m, 4])?;
-    let w_tensor = bench.weight(&w, (vocab, columns), format, rows_per_chunk)?;
+    let w_tensor = bench.weight(&w, (vocab, columns), rows_per_chunk)?;
     let p_tensor = bench.input(&positions, &[POSITIONS, columns])?;
     let mut out = bench.output(&[m, columns], DType::F32)?;
     bench.run(|pass| {
         let positions = with_positions.then_some(&p_tensor);
         ops::embed(pass, &rows_tensor, &w_tensor, positions, &mut out.tensor)
     })?;
-    let truth = reference::embed(&rows, &w, with_positions.then_some(&positions), columns);
+    let truth = reference::embed(&rows, &w.values, with_positions.then_some(&positions), columns);
     let bound = |i: usize| if with_positions { bounds::sum(truth[i]) } else { bounds::stored(truth[i], format) };
     compare(&bench.read_f32(&out)?, &truth, columns, bound)
 }
@@ -64,7 +65,7 @@ pub(crate) fn embed(
 /// Ids in range, and among them the ends of every chunk and ids that no row has.
 pub(crate) fn gather(bench: &mut Bench<'_>, case: &Gather, mut inputs: Inputs) -> Result<f64, Stop> {
     let &Gather { m, vocab, columns, format, rows_per_chunk } = case;
-    let w = stored(inputs.uniform(vocab * columns), format);
+    let w = Stored::draw(&mut inputs, Fill::Uniform, (vocab, columns), format);
     let chunk = rows_per_chunk.unwrap_or(vocab).max(1);
     let ends = (0..vocab).step_by(chunk).flat_map(|first| [first, (first + chunk).min(vocab) - 1]);
     let special: Vec<usize> = ends.chain([vocab, vocab + 1, vocab + chunk, u32::MAX as usize]).collect();
@@ -74,10 +75,10 @@ pub(crate) fn gather(bench: &mut Bench<'_>, case: &Gather, mut inputs: Inputs) -
     };
     let ids: Vec<u32> = (0..m).map(draw).collect();
     let ids_tensor = bench.input_u32(&ids, &[m])?;
-    let w_tensor = bench.weight(&w, (vocab, columns), format, rows_per_chunk)?;
+    let w_tensor = bench.weight(&w, (vocab, columns), rows_per_chunk)?;
     let mut out = bench.output(&[m, columns], DType::F32)?;
     bench.run(|pass| ops::gather(pass, &ids_tensor, &w_tensor, &mut out.tensor))?;
-    let truth = reference::gather(&ids, &w, columns);
+    let truth = reference::gather(&ids, &w.values, columns);
     compare(&bench.read_f32(&out)?, &truth, columns, |i| bounds::stored(truth[i], format))
 }
 

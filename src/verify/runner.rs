@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 
 use super::inputs::Inputs;
+use super::stored::Stored;
 use super::{Layout, Submit};
 use crate::error::Error;
 use crate::gpu::GpuCompute;
@@ -95,27 +96,23 @@ impl<'a> Bench<'a> {
         Ok(self.with_layout(layout).in_out(words, shape, dtype)?.tensor)
     }
 
-    /// A matrix to read in a weight format.
-    pub(crate) fn matrix(&self, data: &[f32], shape: &[usize], format: Format) -> Result<Tensor, Stop> {
-        match format {
-            Format::F32 => self.input(data, shape),
-            Format::F16 => {
-                let halves: Vec<half::f16> = data.iter().map(|&v| half::f16::from_f32(v)).collect();
-                Ok(self.gpu.tensor_f16(&halves, shape)?)
-            }
+    /// A matrix of f32 or f16 to read, as a tensor.
+    pub(crate) fn matrix(&self, stored: &Stored, shape: &[usize]) -> Result<Tensor, Stop> {
+        if stored.format == Format::F16 {
+            return Ok(self.gpu.tensor_f16(&bytemuck::pod_collect_to_vec(&stored.bytes), shape)?);
         }
+        self.input(&stored.values, shape)
     }
 
     /// A weight in chunks of `rows_per_chunk` rows, or as the adapter's limits have it.
     pub(crate) fn weight(
         &self,
-        data: &[f32],
+        stored: &Stored,
         (rows, columns): (usize, usize),
-        format: Format,
         rows_per_chunk: Option<usize>,
     ) -> Result<Weight, Stop> {
-        let limit = rows_per_chunk.map_or(u64::MAX, |rows| (rows * format.row_bytes(columns)) as u64);
-        Ok(Weight::from_f32_within(self.gpu, data, (rows, columns), format, limit)?)
+        let limit = rows_per_chunk.map_or(u64::MAX, |rows| (rows * stored.format.row_bytes(columns)) as u64);
+        Ok(stored.weight(self.gpu, (rows, columns), limit)?)
     }
 
     /// A tensor to write, poisoned, tails included.
@@ -202,14 +199,6 @@ impl<'a> Bench<'a> {
     /// [`Bench::read`] as floats.
     pub(crate) fn read_f32(&self, guarded: &Guarded) -> Result<Vec<f32>, Stop> {
         self.read(guarded)
-    }
-}
-
-/// `data` as it is after storing it in `format`.
-pub(crate) fn stored(data: Vec<f32>, format: Format) -> Vec<f32> {
-    match format {
-        Format::F32 => data,
-        Format::F16 => data.into_iter().map(|v| half::f16::from_f32(v).to_f32()).collect(),
     }
 }
 

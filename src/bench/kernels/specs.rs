@@ -9,7 +9,8 @@ use super::{Format, Host, Row, Set, Spec};
 use crate::error::Result;
 use crate::pass::Pass;
 use crate::reference::{self, Attention, Gelu, Pairing, Reduction, Rope, Row as Position, Sampler};
-use crate::verify::{bounds, inputs::Inputs};
+use crate::verify::inputs::{Fill, Inputs};
+use crate::verify::{bounds, stored::Stored};
 use crate::{Tensor, ops};
 
 type Call = fn(&mut Pass, &mut Set) -> Result<()>;
@@ -55,6 +56,14 @@ pub(super) fn all() -> Vec<Row> {
             rows.push(linear("linear", (m, k, n), format));
         }
     }
+    for format in Format::ALL.into_iter().filter(|format| !matches!(format, Format::F32 | Format::F16)) {
+        for shape in [(1, 768, 3072), (1, 3072, 768), (1, 4096, 4096), (1, 4096, 14_336), (4, 768, 3072)] {
+            rows.push(linear("matvec", shape, format));
+        }
+        for shape in [(64, 768, 3072), (512, 4096, 14_336)] {
+            rows.push(linear("linear", shape, format));
+        }
+    }
     elementwise(&mut rows);
     norms(&mut rows);
     others(&mut rows);
@@ -98,11 +107,15 @@ fn exact(truth: &[f64]) -> Expected {
     places(truth.len()).filter_map(|i| truth.get(i).map(|&v| (i, v, 0.0))).collect()
 }
 
-/// Elements of x\[m,k\] y, with the bounds of an inner product; `y(i, j)` is element i of its column j.
-fn products(x: &[f32], (m, k, n): (usize, usize, usize), y: impl Fn(usize, usize) -> f32) -> Expected {
+/// Elements of x\[m,k\] y, with the bounds of an inner product; `y(i, j)` is element i of its column j, and the magnitude that
+/// its errors are measured by.
+fn products(x: &[f32], (m, k, n): (usize, usize, usize), y: impl Fn(usize, usize) -> (f32, f32)) -> Expected {
     let one = |at: usize| {
-        let terms = (0..k).map(|i| f64::from(x.get(at / n * k + i).copied().unwrap_or(0.0)) * f64::from(y(i, at % n)));
-        let (sum, magnitude) = terms.fold((0.0, 0.0), |(sum, magnitude), t: f64| (sum + t, magnitude + t.abs()));
+        let terms = (0..k).map(|i| {
+            let (x, (y, magnitude)) = (f64::from(x.get(at / n * k + i).copied().unwrap_or(0.0)), y(i, at % n));
+            (x * f64::from(y), (x * f64::from(magnitude)).abs())
+        });
+        let (sum, magnitude) = terms.fold((0.0, 0.0), |(sum, magnitude), (t, size)| (sum + t, magnitude + size));
         (at, sum, bounds::product(k, magnitude))
     };
     places(m * n).map(one).collect()
@@ -114,7 +127,10 @@ fn product(op: &'static str, (m, k, n): (usize, usize, usize), format: Format, c
     let work = (2.0 * (m * k * n) as f64, 4.0 * (m * k + k * n + m * n) as f64);
     row(op, shape.clone(), format.name(), work, move || {
         let (x, y) = (draw(&shape, m * k), draw("y", k * n));
-        let at = |i: usize, j: usize| y.get(if transposed { j * k + i } else { i * n + j }).copied().unwrap_or(0.0);
+        let at = |i: usize, j: usize| {
+            let y = y.get(if transposed { j * k + i } else { i * n + j }).copied().unwrap_or(0.0);
+            (y, y)
+        };
         let expected = products(&x, (m, k, n), at);
         let y_shape = if transposed { vec![n, k] } else { vec![k, n] };
         let tensors =
@@ -126,21 +142,19 @@ fn product(op: &'static str, (m, k, n): (usize, usize, usize), format: Format, c
 /// A layer: few rows are what decoding is made of, many what a prompt is.
 fn linear(op: &'static str, (m, k, n): (usize, usize, usize), format: Format) -> Row {
     let shape = format!("m={m},k={k},n={n}");
-    let stored = if format == Format::F16 { 2 } else { 4 };
-    let work = (2.0 * (m * k * n) as f64, (4 * m * k + stored * k * n + 4 * m * n) as f64);
+    let stored = n * format.stored_bytes(k).unwrap_or(0);
+    let work = (2.0 * (m * k * n) as f64, (4 * m * k + stored + 4 * m * n) as f64);
     row(op, shape.clone(), format.name(), work, move || {
-        let (x, w) = (draw(&shape, m * k), draw("w", n * k));
-        let at = |i: usize, j: usize| {
-            let v = w.get(j * k + i).copied().unwrap_or(0.0);
-            if format == Format::F16 { half::f16::from_f32(v).to_f32() } else { v }
-        };
-        let expected = products(&x, (m, k, n), at);
+        let x = draw(&shape, m * k);
+        let w = Stored::draw(&mut Inputs::new("w"), Fill::Uniform, (n, k), format);
+        let of = |from: &[f32], i: usize, j: usize| from.get(j * k + i).copied().unwrap_or(0.0);
+        let expected = products(&x, (m, k, n), |i, j| (of(&w.values, i, j), of(&w.magnitudes, i, j)));
         let tensors = vec![(Host::F32(x), vec![m, k]), (Host::F32(vec![0.0; m * n]), vec![m, n])];
         let call: Call = |pass, set| match (set.t.as_mut_slice(), &set.w) {
             ([x, out], Some(w)) => ops::linear(pass, x, w, None, out),
             _ => Ok(()),
         };
-        Spec { tensors, weight: Some((w, (n, k), format)), out: 1, in_place: false, call, expected }
+        Spec { tensors, weight: Some((w, (n, k))), out: 1, in_place: false, call, expected }
     })
 }
 

@@ -1,7 +1,7 @@
 //! Rows of the products of views. The shapes are those with which ggml tries its own, in our order (m, k, n), and what lies
 //! between them.
 
-use super::Table;
+use super::{FLOATS, Table};
 use crate::kernel::Format;
 use crate::verify::batched::{Batched, View, batched, contiguous, either_way, heads, one_hot, special};
 use crate::verify::inputs::Fill;
@@ -42,7 +42,7 @@ fn product(table: &mut Table, class: &'static str, case: Batched) {
 /// Formats and fills in turn.
 fn kind(i: usize) -> (Format, Fill, f32) {
     let fills = [Fill::Integers, Fill::Uniform, Fill::Integers, Fill::Outliers];
-    (Format::ALL[i % 2], fills[(i / 2) % 4], [1.0, 0.5][(i / 2) % 2])
+    (FLOATS[i % 2], fills[(i / 2) % 4], [1.0, 0.5][(i / 2) % 2])
 }
 
 fn plain(table: &mut Table, class: &'static str, i: usize, (a, b): (View, View)) {

@@ -3,7 +3,7 @@
 //! All triples of 21 sizes would be 9,261 cases; 21 triples in which every size stands once in every place find the same
 //! edges. To them come the shapes of GPT-2, empty ones, and depths beyond what one dispatch sums.
 
-use super::Table;
+use super::{FLOATS, Table};
 use crate::kernel::Format;
 use crate::reference::{Activation, Gelu};
 use crate::verify::inputs::{Fill, Inputs};
@@ -46,7 +46,7 @@ fn class(m: usize, k: usize, n: usize) -> &'static str {
 type RunProduct = fn(&mut Bench<'_>, &Product, Inputs) -> Result<f64, Stop>;
 
 /// One product, named by all that it is.
-fn product(table: &mut Table, op: &'static str, class: &'static str, case: Product, run: RunProduct) {
+pub(super) fn product(table: &mut Table, op: &'static str, class: &'static str, case: Product, run: RunProduct) {
     let Product { m, k, n, format, fill, bias, activation, scale, batches, shared, rows_per_chunk } = case;
     let mut detail = format!("m={m},k={k},n={n} {} {}", format.name(), format!("{fill:?}").to_lowercase());
     for (said, word) in [
@@ -72,9 +72,9 @@ fn product(table: &mut Table, op: &'static str, class: &'static str, case: Produ
 fn common(table: &mut Table, op: &'static str, run: RunProduct, shapes: &[(usize, usize, usize)], biases: bool) {
     for (i, &(m, k, n)) in shapes.iter().enumerate() {
         for (fill, format) in [
-            (Fill::Integers, Format::ALL[i % 2]),
-            (Fill::Uniform, Format::ALL[(i + 1) % 2]),
-            (if i % 3 == 0 { Fill::Outliers } else { Fill::Integers }, Format::ALL[(i + 1) % 2]),
+            (Fill::Integers, FLOATS[i % 2]),
+            (Fill::Uniform, FLOATS[(i + 1) % 2]),
+            (if i % 3 == 0 { Fill::Outliers } else { Fill::Integers }, FLOATS[(i + 1) % 2]),
         ] {
             let bias = biases && (i + fill as usize).is_multiple_of(2);
             product(table, op, class(m, k, n), Product { bias, ..Product::new((m, k, n), format, fill) }, run);
@@ -118,7 +118,7 @@ fn epilogues(
         // One format to an activation: the driver compiles each pair anew.
         for (j, activation) in [Activation::Relu, tanh, exact, Activation::Silu].into_iter().enumerate() {
             for fill in [Fill::Integers, Fill::Uniform, Fill::Outliers] {
-                let base = Product::new(shape, Format::ALL[j % 2], fill);
+                let base = Product::new(shape, FLOATS[j % 2], fill);
                 let case = Product { bias: i % 2 == 0, activation: Some(activation), rows_per_chunk, ..base };
                 product(table, op, "activation", case, run);
             }
@@ -138,7 +138,7 @@ fn transposed(table: &mut Table) {
             .enumerate()
     {
         for shared in [false, true] {
-            let format = Format::ALL[i % 2];
+            let format = FLOATS[i % 2];
             let class = if shared { "batches, shared b" } else { "batches" };
             let scale = [0.125, -0.3][i % 2];
             let base = Product::new(shape, format, Fill::Uniform);
@@ -165,8 +165,7 @@ fn linears(table: &mut Table) {
         [((9, 33, 17), 4), ((70, 65, 31), 8), ((12, 12, 129), 64), ((4, 50, 29), 8)].into_iter().enumerate()
     {
         for fill in [Fill::Integers, Fill::Uniform] {
-            let case =
-                Product { bias: true, rows_per_chunk: Some(rows), ..Product::new(shape, Format::ALL[i % 2], fill) };
+            let case = Product { bias: true, rows_per_chunk: Some(rows), ..Product::new(shape, FLOATS[i % 2], fill) };
             product(table, "linear", "chunks", case, linear);
         }
     }
@@ -191,8 +190,7 @@ fn matvecs(table: &mut Table) {
     common(table, "matvec", matvec, &shapes, true);
     for (i, (shape, rows)) in [((1, 33, 17), 4), ((3, 65, 31), 8), ((8, 129, 70), 12)].into_iter().enumerate() {
         for fill in [Fill::Integers, Fill::Uniform] {
-            let case =
-                Product { bias: true, rows_per_chunk: Some(rows), ..Product::new(shape, Format::ALL[i % 2], fill) };
+            let case = Product { bias: true, rows_per_chunk: Some(rows), ..Product::new(shape, FLOATS[i % 2], fill) };
             product(table, "matvec", "chunks", case, matvec);
         }
     }
