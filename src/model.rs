@@ -7,7 +7,9 @@
 mod batch;
 mod checkpoint;
 mod config;
+mod file;
 mod generation;
+pub mod gguf;
 mod profile;
 mod random;
 mod session;
@@ -24,6 +26,7 @@ pub use batch::Batch;
 pub use checkpoint::{Checkpoint, StoredType, TensorInfo, to_f32};
 pub use config::Config;
 pub use generation::{BatchGeneration, Request, StopReason};
+pub use gguf::Gguf;
 pub use profile::{OpTime, Profile};
 pub use session::{GenerateOptions, Generation, Session};
 pub use tokenizer::{TextStream, Tokenizer};
