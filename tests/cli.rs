@@ -245,6 +245,27 @@ fn verify_counts_its_cases() {
 }
 
 #[test]
+fn inspect_prints_metadata_and_tensors() {
+    let gguf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle/gguf/metadata.gguf").display().to_string();
+    let found = document(&["inspect", "--json", &gguf]);
+    let key = |name: &str| found["metadata"].as_array().into_iter().flatten().find(|key| key["key"] == name);
+    assert_eq!(key("general.alignment").map(|key| &key["value"]), Some(&Value::from(64)), "{found:#}");
+    assert_eq!(key("test.long").and_then(|key| key["value"].as_array()).map(Vec::len), Some(1000));
+    let four = serde_json::json!({ "name": "four", "type": "Q8_0", "shape": [2, 1, 3, 32], "bytes": 204 });
+    assert_eq!(found["tensors"][2], four);
+
+    let output = gristmill(&["inspect", &gguf]);
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(text.contains("  test.long             i32[1000]  [0, 1, 2, 3, ...]\n"), "{text}");
+    assert!(text.contains("  four    Q8_0  [2, 1, 3, 32]  204 bytes\n"), "{text}");
+
+    let (dir, _) = oracle("b1");
+    let found = document(&["inspect", "--json", &dir]);
+    assert_eq!(found["format"], "safetensors");
+    assert!(found["tensors"].as_array().is_some_and(|tensors| tensors.len() > 10), "{found:#}");
+}
+
+#[test]
 fn wrong_arguments_exit_2() {
     let (dir, _) = oracle("b1");
     let model = |rest: &[&'static str]| -> Vec<String> {
@@ -301,6 +322,10 @@ fn bad_files_exit_5() {
     refused(&["perplexity", "--model", &dir, "--tokens-file", &tokens], 5, "`three`");
     let tokens = scratch.file("tokens.bin", &[0x31, 0xff]);
     refused(&["perplexity", "--model", &dir, "--tokens-file", &tokens], 5, "byte 1");
+    let gguf = scratch.file("x.gguf", b"GGUF\x02\0\0\0");
+    refused(&["inspect", &gguf], 5, "x.gguf: byte 4: is GGUF version 2; version 3 is read");
+    refused(&["inspect", "--json", "/no/such/file"], 5, "/no/such/file");
+    refused(&["inspect", &scratch.0.display().to_string()], 5, "model.safetensors");
 }
 
 #[test]

@@ -11,6 +11,10 @@
 mod config;
 #[path = "hostile/folder.rs"]
 mod folder;
+#[path = "hostile/gguf.rs"]
+mod gguf;
+#[path = "hostile/memory.rs"]
+mod memory;
 
 use std::fs;
 use std::ops::Range;
@@ -311,7 +315,7 @@ fn types_agree_with_the_safetensors_crate() {
 
 #[test]
 fn errors_name_the_byte() {
-    let offset = |bytes: Vec<u8>| match Checkpoint::from_memory(b"{}", bytes.leak()) {
+    let offset = |bytes: Vec<u8>| match Checkpoint::from_memory(b"{}", bytes) {
         Err(Error::BadFile { offset, .. }) => offset,
         other => panic!("{other:?}"),
     };
@@ -351,7 +355,7 @@ fn numbers_survive_and_other_types_are_named() {
 /// A checkpoint may be read from several threads at once; reads carry their own position.
 #[test]
 fn a_checkpoint_is_shared_between_threads() {
-    let checkpoint = Checkpoint::from_memory(CONFIG.as_bytes(), small().leak()).unwrap();
+    let checkpoint = Checkpoint::from_memory(CONFIG.as_bytes(), small()).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| read_all(&checkpoint));
@@ -361,7 +365,7 @@ fn a_checkpoint_is_shared_between_threads() {
 
 #[test]
 fn rows_are_those_of_the_first_dimension() {
-    let checkpoint = Checkpoint::from_memory(CONFIG.as_bytes(), small().leak()).unwrap();
+    let checkpoint = Checkpoint::from_memory(CONFIG.as_bytes(), small()).unwrap();
     let read = |name, rows: Range<usize>| checkpoint.read_rows(name, rows);
     assert_eq!(read("w", 1..2).unwrap(), (12..24).collect::<Vec<u8>>());
     assert_eq!(read("bias", 1..3).unwrap(), [2, 3, 4, 5]);
@@ -370,7 +374,7 @@ fn rows_are_those_of_the_first_dimension() {
     for (name, rows) in [("w", 0..3), ("w", 2..1), ("w", usize::MAX..usize::MAX), ("n", 0..1), ("absent", 0..1)] {
         assert!(matches!(read(name, rows.clone()), Err(Error::BadTensor { .. })), "{name} {rows:?}");
     }
-    let nibbles = Checkpoint::from_memory(CONFIG.as_bytes(), valid(&[("a", "F4", &[2, 3], &[0; 3])]).leak()).unwrap();
+    let nibbles = Checkpoint::from_memory(CONFIG.as_bytes(), valid(&[("a", "F4", &[2, 3], &[0; 3])])).unwrap();
     assert!(matches!(nibbles.read_rows("a", 0..1), Err(Error::BadTensor { .. })));
     assert_eq!(nibbles.read("a").unwrap().len(), 3);
 }
@@ -380,7 +384,7 @@ fn rows_are_those_of_the_first_dimension() {
 fn truncation_and_bit_flips_never_panic() {
     let bytes = small();
     for end in 0..bytes.len() {
-        assert!(Checkpoint::from_memory(b"", bytes[..end].to_vec().leak()).is_err(), "cut at {end}");
+        assert!(Checkpoint::from_memory(b"", bytes[..end].to_vec()).is_err(), "cut at {end}");
     }
     let mut random = Random(1);
     for _ in 0..2000 {

@@ -5,25 +5,25 @@
 //! shapes with what its model needs; only then are tensors *read*, one at a time or row by row. No step panics,
 //! whatever the bytes, and none holds more memory than twice the files it read and 16 MiB.
 //!
-//! Tensors are copied out by positioned reads. A memory map would save the copy, but a file that another process
-//! shortens meanwhile turns a map into a signal; a read turns it into an error.
+//! Tensors are copied out by positioned reads; `file.rs` says why.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used)]
 #![deny(clippy::panic, clippy::unreachable)]
 
-mod header;
+pub(super) mod header;
 mod index;
 pub(super) mod json;
 mod stored;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::file::ModelFile;
 use crate::error::{Error, Result};
 use index::{Index, WeightMap};
 use json::{Fault, show};
@@ -100,7 +100,7 @@ impl TensorInfo {
 pub struct Checkpoint {
     origin: String,
     config: String,
-    shards: Vec<Shard>,
+    shards: Vec<ModelFile>,
     tensors: BTreeMap<String, TensorInfo>,
 }
 
@@ -117,10 +117,10 @@ impl Checkpoint {
             let message = format!("is a file; give the folder that holds {CONFIG} and {WEIGHTS}");
             return Err(Error::Io { path: dir.into(), message });
         }
-        let config = Shard::open(dir.join(CONFIG))?.text(MAX_CONFIG)?;
+        let config = ModelFile::open(dir.join(CONFIG))?.text(MAX_CONFIG)?;
         let origin = dir.display().to_string();
         if exists(&dir.join(WEIGHTS)) {
-            return Self::from_shard(origin, config, Shard::open(dir.join(WEIGHTS))?);
+            return Self::from_shard(origin, config, ModelFile::open(dir.join(WEIGHTS))?);
         }
         if !exists(&dir.join(INDEX)) {
             let message = format!(
@@ -137,13 +137,13 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As [`Checkpoint::open`], without [`Error::Io`].
-    pub fn from_memory(config: &'static [u8], weights: &'static [u8]) -> Result<Self> {
-        let config = Shard::in_memory(CONFIG, config).text(MAX_CONFIG)?;
-        Self::from_shard("a model in memory".into(), config, Shard::in_memory(WEIGHTS, weights))
+    pub fn from_memory(config: impl Into<Cow<'static, [u8]>>, weights: impl Into<Cow<'static, [u8]>>) -> Result<Self> {
+        let config = ModelFile::in_memory(CONFIG, config.into()).text(MAX_CONFIG)?;
+        Self::from_shard("a model in memory".into(), config, ModelFile::in_memory(WEIGHTS, weights.into()))
     }
 
-    fn from_shard(origin: String, config: String, shard: Shard) -> Result<Self> {
-        let tensors = shard.inspect(0)?;
+    fn from_shard(origin: String, config: String, shard: ModelFile) -> Result<Self> {
+        let tensors = inspect(&shard, 0)?;
         Ok(Self { origin, config, shards: vec![shard], tensors })
     }
 
@@ -194,7 +194,7 @@ impl Checkpoint {
         self.origin.clone()
     }
 
-    fn find(&self, name: &str) -> Result<(&TensorInfo, &Shard)> {
+    fn find(&self, name: &str) -> Result<(&TensorInfo, &ModelFile)> {
         self.tensors
             .get(name)
             .and_then(|info| Some((info, self.shards.get(info.shard)?)))
@@ -214,9 +214,9 @@ impl fmt::Debug for Checkpoint {
 }
 
 /// Opens the shards an index names, and checks that it and they agree on every tensor.
-fn open_shards(dir: &Path) -> Result<(Vec<Shard>, BTreeMap<String, TensorInfo>)> {
+fn open_shards(dir: &Path) -> Result<(Vec<ModelFile>, BTreeMap<String, TensorInfo>)> {
     let path = dir.join(INDEX);
-    let text = Shard::open(path.clone())?.text(index::MAX_INDEX)?;
+    let text = ModelFile::open(path.clone())?.text(index::MAX_INDEX)?;
     let index: Index = json::parse(&text).map_err(|fault| fault.in_file(&path))?;
     drop(text);
     let WeightMap { files, mut file_of } = index.weight_map;
@@ -225,8 +225,8 @@ fn open_shards(dir: &Path) -> Result<(Vec<Shard>, BTreeMap<String, TensorInfo>)>
     let mut shards = Vec::new();
     let mut tensors: BTreeMap<String, TensorInfo> = BTreeMap::new();
     for (place, file) in files.iter().enumerate() {
-        let shard = Shard::open(dir.join(file))?;
-        for (name, info) in shard.inspect(place)? {
+        let shard = ModelFile::open(dir.join(file))?;
+        for (name, info) in inspect(&shard, place)? {
             let problem = match file_of.remove(&name) {
                 Some(stated) if stated == place => {
                     tensors.insert(name, info);
@@ -258,122 +258,16 @@ fn exists(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
-/// One file of a checkpoint, of a length fixed when it was opened.
-struct Shard {
-    path: PathBuf,
-    bytes: Bytes,
-    len: u64,
-}
-
-enum Bytes {
-    File(File),
-    Memory(&'static [u8]),
-}
-
-impl Shard {
-    fn open(path: PathBuf) -> Result<Self> {
-        let io = |error: io::Error| Error::Io { path: path.clone(), message: error.to_string() };
-        let regular = |found: fs::Metadata| {
-            let message = "is not a regular file".into();
-            if found.is_file() { Ok(found.len()) } else { Err(Error::Io { path: path.clone(), message }) }
-        };
-        // Asked before opening, because opening a named pipe waits for a writer; and after, because the first answer
-        // was about a name, this one is about the file.
-        regular(fs::metadata(&path).map_err(io)?)?;
-        let file = File::open(&path).map_err(io)?;
-        let len = regular(file.metadata().map_err(io)?)?;
-        Ok(Self { path, bytes: Bytes::File(file), len })
+/// The tensors a file's header describes. `place` is its number among the checkpoint's files.
+fn inspect(file: &ModelFile, place: usize) -> Result<BTreeMap<String, TensorInfo>> {
+    if file.len() < header::PREFIX {
+        let message = format!("{} bytes are too few for a safetensors file", file.len());
+        return Err(file.fault(file.len(), message));
     }
-
-    fn in_memory(name: &str, bytes: &'static [u8]) -> Self {
-        let path = PathBuf::from(format!("{name} (in memory)"));
-        Self { path, bytes: Bytes::Memory(bytes), len: bytes.len() as u64 }
-    }
-
-    /// The whole file as text.
-    fn text(&self, max_len: u64) -> Result<String> {
-        if self.len > max_len {
-            let message = format!("{} bytes; the limit for this file is {max_len}", self.len);
-            return Err(Fault::new(max_len, message).in_file(&self.path));
-        }
-        String::from_utf8(self.read(0..self.len)?).map_err(|error| {
-            let offset = error.utf8_error().valid_up_to() as u64;
-            Fault::new(offset, "is not UTF-8").in_file(&self.path)
-        })
-    }
-
-    /// The tensors its header describes. `place` is its number among the checkpoint's shards.
-    fn inspect(&self, place: usize) -> Result<BTreeMap<String, TensorInfo>> {
-        let in_file = |fault: Fault| fault.in_file(&self.path);
-        if self.len < header::PREFIX {
-            let message = format!("{} bytes are too few for a safetensors file", self.len);
-            return Err(in_file(Fault::new(self.len, message)));
-        }
-        let mut prefix = [0; header::PREFIX as usize];
-        self.read_into(&mut prefix, 0)?;
-        let length = header::length(prefix, self.len).map_err(in_file)?;
-        let text = self.read(header::PREFIX..header::PREFIX.saturating_add(length))?;
-        header::parse(&text, self.len, place).map_err(in_file)
-    }
-
-    /// The bytes of a range that lies within the file's length at opening.
-    fn read(&self, range: Range<u64>) -> Result<Vec<u8>> {
-        let bytes = range.end.saturating_sub(range.start);
-        let no_memory = || Error::OutOfMemory { bytes, context: self.path.display().to_string() };
-        let len = usize::try_from(bytes).map_err(|_| no_memory())?;
-        let mut buffer = Vec::new();
-        buffer.try_reserve_exact(len).map_err(|_| no_memory())?;
-        buffer.resize(len, 0);
-        self.read_into(&mut buffer, range.start)?;
-        Ok(buffer)
-    }
-
-    fn read_into(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        let result = match &self.bytes {
-            Bytes::File(file) => read_exact_at(file, buffer, offset),
-            Bytes::Memory(bytes) => copy_exact_at(bytes, buffer, offset),
-        };
-        result.map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                let message =
-                    format!("{} bytes cannot be read here; the file was shortened after it was opened", buffer.len());
-                Fault::new(offset, message).in_file(&self.path)
-            }
-            _ => Error::Io { path: self.path.clone(), message: error.to_string() },
-        })
-    }
-}
-
-fn copy_exact_at(bytes: &[u8], buffer: &mut [u8], offset: u64) -> io::Result<()> {
-    let from = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..));
-    let part = from.and_then(|rest| rest.get(..buffer.len()));
-    buffer.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
-    Ok(())
-}
-
-#[cfg(unix)]
-fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
-}
-
-#[cfg(windows)]
-fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
-    while !buffer.is_empty() {
-        match std::os::windows::fs::FileExt::seek_read(file, buffer, offset) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => {
-                buffer = buffer.get_mut(count..).unwrap_or_default();
-                offset = offset.saturating_add(count as u64);
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Elsewhere (in a browser) there are no files; [`Checkpoint::from_memory`] still works.
-#[cfg(not(any(unix, windows)))]
-fn read_exact_at(_file: &File, _buffer: &mut [u8], _offset: u64) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
+    let mut prefix = [0; header::PREFIX as usize];
+    file.read_into(&mut prefix, 0)?;
+    let in_file = |fault: Fault| fault.in_file(file.path());
+    let length = header::length(prefix, file.len()).map_err(in_file)?;
+    let text = file.read(header::PREFIX..header::PREFIX.saturating_add(length))?;
+    header::parse(&text, file.len(), place).map_err(in_file)
 }

@@ -8,7 +8,7 @@ use super::{CONFIG, Random, small};
 /// S24 and T12 for `config.json` as a file.
 #[test]
 fn config_files_are_capped() {
-    let open = |config: Vec<u8>| Checkpoint::from_memory(config.leak(), small().leak());
+    let open = |config: Vec<u8>| Checkpoint::from_memory(config, small());
     let padded = |len: usize| [CONFIG.as_bytes().to_vec(), vec![b' '; len - CONFIG.len()]].concat();
     assert_eq!(open(padded(1 << 20)).unwrap().config_json().trim_end(), CONFIG);
     assert!(matches!(open(padded((1 << 20) + 1)), Err(Error::BadFile { offset: 1_048_576, .. })));

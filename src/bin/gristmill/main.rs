@@ -5,6 +5,7 @@ mod demo;
 mod doctor;
 mod failure;
 mod generate;
+mod inspect;
 mod mutants;
 mod output;
 mod perplexity;
@@ -56,6 +57,9 @@ enum Command {
     /// Break the shaders, one small change at a time, and say which changes the cases of `verify` notice
     #[command(after_help = EXIT_CODES)]
     Mutants(mutants::Args),
+    /// Print the metadata and the tensor table of a model file, or of a folder
+    #[command(after_help = EXIT_CODES)]
+    Inspect(inspect::Args),
     /// Say what this machine has for computing, what it lacks, and how to get it
     #[command(after_help = EXIT_CODES)]
     Doctor(doctor::Args),
@@ -105,6 +109,7 @@ fn main() -> ExitCode {
         Some(Command::Verify(args)) => verify::run(args),
         Some(Command::Bench(command)) => bench::run(command),
         Some(Command::Mutants(args)) => mutants::run(args),
+        Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Doctor(args)) => doctor::run(args),
     };
     match outcome {

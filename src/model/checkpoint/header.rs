@@ -113,7 +113,7 @@ fn place(tensors: &mut BTreeMap<String, TensorInfo>, data_start: u64, file_len: 
 }
 
 /// A tensor's name: not empty, not long, and printable, for it will stand in messages.
-pub(super) fn check_name(name: &str) -> Result<(), String> {
+pub(in crate::model) fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("a tensor without a name".into());
     }
