@@ -348,6 +348,10 @@ fn a_session_has_the_context_it_asks_for() {
             let refused = model.session_with(&options).err();
             assert!(matches!(refused, Some(Error::BadOption { option: "context", .. })), "{refused:?}");
         }
+        // Two halves of one head share a word.
+        let odd = GpuModel::random(&gpu, &Config::new(40, 16, 9, 1, 3), 1).unwrap();
+        let refused = odd.session_with(&SessionOptions { kv: KvType::F16, ..odd.session_options() }).err();
+        assert!(matches!(refused, Some(Error::BadOption { option: "kv", .. })), "{refused:?}");
     }
     // Positions beyond what is useful to allocate at once.
     let text = r#"{"model_type": "llama", "vocab_size": 50, "hidden_size": 16, "intermediate_size": 8,
@@ -370,6 +374,16 @@ fn a_model_that_does_not_fit_says_so_first() {
                 assert!(budget < weights);
             }
             other => panic!("{other:?}"),
+        }
+    }
+    // Weights are counted as they will be, whatever their types and names.
+    for gpu in [gpu(), Some(cpu())].into_iter().flatten() {
+        for id in ["b2", "b3", "b4", "d1", "d2", "d3"] {
+            let dir = common::folder(id);
+            let checkpoint = Checkpoint::open(&dir).unwrap();
+            let model = GpuModel::load(&gpu, &dir).unwrap();
+            let footprint = GpuModel::footprint(&gpu, &checkpoint, 1, &model.session_options()).unwrap();
+            assert_eq!(footprint.weights, model.weight_bytes(), "{id}");
         }
     }
     // A budget that the weights fit, and nothing else does.
@@ -399,6 +413,30 @@ fn a_model_that_does_not_fit_says_so_first() {
     let far = SessionOptions { context: 80, ..options };
     let refused = GpuModel::footprint(&gpu, &checkpoint, usize::MAX / 4096, &far).err();
     assert!(matches!(refused, Some(Error::TooLarge { .. })), "{refused:?}");
+}
+
+/// What a prompt of several blocks takes, against what was said before.
+#[test]
+fn scratch_is_about_what_was_estimated() {
+    let Some(gpu) = gpu_of_its_own() else { return };
+    let text = r#"{"model_type": "llama", "vocab_size": 8000, "hidden_size": 256, "intermediate_size": 700,
+        "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 2, "max_position_embeddings": 1000}"#;
+    let config = Config::from_json(text).unwrap();
+    let pool = gpu.pool().unwrap();
+    pool.set_budget(Some(0));
+    let Some(Error::DoesNotFit { kv, scratch, .. }) = GpuModel::random(&gpu, &config, 1).err() else {
+        panic!("it fits")
+    };
+    pool.set_budget(None);
+    let model = GpuModel::random(&gpu, &config, 1).unwrap();
+    let before = pool.stats().live_bytes;
+    let mut session = model.session().unwrap();
+    // Buffers are multiples of 256 bytes, and that of the angles comes from a class of the pool.
+    let taken = pool.stats().live_bytes - before;
+    assert!((kv..kv + kv / 50).contains(&taken), "{taken} bytes of keys and values, not {kv}");
+    session.logits(&(0..600).map(|i| i * 7 % 500).collect::<Vec<u32>>()).unwrap();
+    let measured = (pool.stats().peak_bytes - before - taken) as f64 / scratch as f64;
+    assert!((0.5..1.25).contains(&measured), "{measured} of the {scratch} bytes estimated");
 }
 
 /// A head beside a tied embedding: the same numbers are one matrix, others are not, as in transformers.

@@ -116,7 +116,9 @@ fn scratch(gpu: &GpuCompute, config: &Config) -> u64 {
     let block = widths.iter().fold(0u64, |sum, &width| sum.saturating_add(width as u64)).saturating_mul(4);
     let logits = (config.vocab_size as u64).saturating_mul(8);
     let (block_rows, logits_rows) = (block_rows(gpu, config) as u64, logits_rows(gpu, config) as u64);
-    block.saturating_mul(block_rows).saturating_add(logits.saturating_mul(logits_rows))
+    let bytes = block.saturating_mul(block_rows).saturating_add(logits.saturating_mul(logits_rows));
+    // The classes of the pool waste up to a third.
+    if gpu.is_gpu() { bytes.saturating_add(bytes / 3) } else { bytes }
 }
 
 /// What is left of the pool's budget, or of the system's memory.

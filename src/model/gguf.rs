@@ -38,6 +38,15 @@ pub use types::GgmlType;
 pub use value::{Array, Value, ValueType};
 
 /// What a GGUF file says about one tensor.
+///
+/// ```
+/// use gristmill::model::{Gguf, gguf::GgmlType};
+///
+/// let file = Gguf::open("tests/oracle/gguf/quants.gguf".as_ref())?;
+/// let info = file.tensor("q4_0").expect("a tensor");
+/// assert_eq!((info.dtype, info.shape.as_slice(), info.byte_len()), (GgmlType::Q4_0, &[8, 512][..], 8 * 512 / 32 * 18));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TensorInfo {
@@ -83,7 +92,20 @@ impl TensorInfo {
     }
 }
 
-/// A GGUF file, inspected and ready to be read. It stays open, so a file that is replaced later is not noticed, and one
+/// A GGUF file, inspected and ready to be read.
+///
+/// ```
+/// use gristmill::model::Gguf;
+///
+/// let file = Gguf::open("tests/oracle/gguf/quants.gguf".as_ref())?;
+/// for name in file.names() {
+///     assert!(file.tensor(name).is_some());
+/// }
+/// assert_eq!(file.read_rows("q8_0", 2..3)?.len(), 512 / 32 * 34);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
+///
+/// It stays open, so a file that is replaced later is not noticed, and one
 /// that is shortened ends in an error.
 pub struct Gguf {
     file: ModelFile,

@@ -29,8 +29,9 @@ impl KvCache {
     pub(crate) fn new(gpu: &GpuCompute, config: &Config, slots: usize, options: &SessionOptions) -> Result<KvCache> {
         let context = options.context;
         let shape = [slots.saturating_mul(context), config.kv_width()];
-        // A position is read only after it was written.
-        let half = || gpu.empty(&shape, options.kv.dtype());
+        let dtype = options.kv.dtype();
+        // A position is read only after it was written. Exact, because a class of the pool may be a third larger.
+        let half = || if gpu.is_gpu() { gpu.exact_tensor(&shape, dtype) } else { gpu.empty(&shape, dtype) };
         let layer = |_| Ok((half()?, half()?));
         let layers = (0..config.n_layers).map(layer).collect::<Result<_>>()?;
         let table = |rope: &Rotary| {

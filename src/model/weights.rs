@@ -16,7 +16,7 @@ use crate::model::checkpoint::{Checkpoint, StoredType, to_f32};
 use crate::model::config::Config;
 use crate::model::families::Names;
 use crate::model::random;
-use crate::tensor::{Tensor, Weight};
+use crate::tensor::{DType, Tensor, Weight};
 
 /// Bytes of two tensors that are compared at a time.
 const BLOCK_BYTES: usize = 16 << 20;
@@ -121,12 +121,17 @@ impl<'a> Source<'a> {
 
     /// The format that tensors become one matrix in: that of all of them, or else f32.
     pub(super) fn format(&self, names: &Names, parts: &[String]) -> Format {
-        let mut formats = parts.iter().map(|name| match self.stored_type(names, name) {
-            StoredType::F16 => Format::F16,
-            _ => Format::F32,
-        });
+        let mut formats = parts.iter().map(|name| kept(self.stored_type(names, name)));
         let first = formats.next().unwrap_or(Format::F32);
         if formats.all(|format| format == first) { first } else { Format::F32 }
+    }
+}
+
+/// The format that a stored type is kept in.
+fn kept(stored: StoredType) -> Format {
+    match stored {
+        StoredType::F16 => Format::F16,
+        _ => Format::F32,
     }
 }
 
@@ -184,13 +189,12 @@ impl Loader<'_> {
         };
         let stored = self.source.stored_type(self.names, name);
         let bytes = checkpoint.read_rows(&self.source.stored_name(self.names, name), range)?;
-        if format == Format::F16 {
-            check_finite(name, bytes.as_chunks::<2>().0.iter().filter(|b| u16::from_le_bytes(**b) & 0x7c00 == 0x7c00))?;
+        check_finite(name, stored, &bytes)?;
+        // As wide as it is stored: the same numbers.
+        if stored.bits() as usize == 8 * DType::from(format).bytes() {
             return Ok(bytes);
         }
-        let values = to_f32(name, stored, &bytes)?;
-        check_finite(name, values.iter().filter(|v| !v.is_finite()))?;
-        Ok(bytemuck::pod_collect_to_vec(&values))
+        Ok(bytemuck::pod_collect_to_vec(&to_f32(name, stored, &bytes)?))
     }
 
     /// All of a tensor as f32.
@@ -228,8 +232,8 @@ impl Loader<'_> {
     fn turned(&self, name: &str, (inputs, outputs): (usize, usize)) -> Result<Weight> {
         let format = self.source.format(self.names, &[name.to_owned()]);
         let stored = self.rows(name, outputs, inputs, 0..inputs, format)?;
-        let turned = match format {
-            Format::F16 => transpose::<2>(&stored, inputs, outputs),
+        let turned = match DType::from(format).bytes() {
+            2 => transpose::<2>(&stored, inputs, outputs),
             _ => transpose::<4>(&stored, inputs, outputs),
         };
         let row_bytes = turned.len() / outputs.max(1);
@@ -302,8 +306,15 @@ fn transpose<const N: usize>(stored: &[u8], rows: usize, columns: usize) -> Vec<
 }
 
 /// A weight that is NaN or infinite poisons every token; say which tensor it is.
-fn check_finite(name: &str, faults: impl Iterator) -> Result<()> {
-    match faults.count() {
+fn check_finite(name: &str, stored: StoredType, bytes: &[u8]) -> Result<()> {
+    // All bits of the exponent are set.
+    let halves = |mask: u16| bytes.as_chunks::<2>().0.iter().filter(|b| u16::from_le_bytes(**b) & mask == mask).count();
+    let count = match stored {
+        StoredType::F16 => halves(0x7c00),
+        StoredType::BF16 => halves(0x7f80),
+        _ => bytes.as_chunks::<4>().0.iter().filter(|b| !f32::from_le_bytes(**b).is_finite()).count(),
+    };
+    match count {
         0 => Ok(()),
         count => Err(Error::NonFinite { what: format!("tensor `{name}`"), count: count as u64 }),
     }

@@ -5,6 +5,15 @@
 use crate::kernel::Format;
 
 /// A number as it is used, and the sum of the magnitudes of what it is the sum of: |scale q| + |minimum|.
+///
+/// ```
+/// use gristmill::{Format, half::f16, reference};
+///
+/// // A block of Q8_0: a scale of 0.5, and thirty-two quants.
+/// let block = [&f16::from_f32(0.5).to_le_bytes()[..], &[250; 32]].concat();
+/// let parts: Vec<reference::Parts> = reference::dequantize_parts(Format::Q8_0, &block);
+/// assert_eq!(parts, [(-3.0, 3.0); 32]);
+/// ```
 pub type Parts = (f32, f32);
 
 /// The numbers of whole blocks, as files have them. What follows the last whole block is left out.

@@ -2,7 +2,16 @@
 
 use std::fmt;
 
-/// How a tensor is stored. The quantised types store a row as blocks of 32 or 256 elements, each with scales of its own.
+/// How a tensor is stored.
+///
+/// ```
+/// use gristmill::model::gguf::GgmlType;
+///
+/// let q = GgmlType::Q4K;
+/// assert_eq!((q.name(), q.block_len(), q.block_bytes()), ("Q4_K", 256, 144));
+/// ```
+///
+/// The quantised types store a row as blocks of 32 or 256 elements, each with scales of its own.
 ///
 /// Sizes are those of ggml's `GGML_QUANT_SIZES`; numbers, those of its `ggml_type`.
 #[allow(missing_docs, reason = "each variant is the format's own name for the type")]

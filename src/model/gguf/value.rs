@@ -5,6 +5,15 @@ use std::fmt;
 use crate::model::checkpoint::json::show;
 
 /// The type of a metadata value.
+///
+/// ```
+/// use gristmill::model::Gguf;
+/// use gristmill::model::gguf::{Value, ValueType};
+///
+/// let file = Gguf::open("tests/oracle/gguf/metadata.gguf".as_ref())?;
+/// assert_eq!(file.get("test.bool.0").map(Value::kind), Some(ValueType::Bool));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[allow(missing_docs, reason = "each variant is the type that it names")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[rustfmt::skip]
@@ -52,6 +61,15 @@ impl fmt::Display for ValueType {
 }
 
 /// A metadata value, as the file types it.
+///
+/// ```
+/// use gristmill::model::Gguf;
+/// use gristmill::model::gguf::Value;
+///
+/// let file = Gguf::open("tests/oracle/gguf/metadata.gguf".as_ref())?;
+/// assert_eq!(file.get("general.alignment"), Some(&Value::U32(64)));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[allow(missing_docs, reason = "each variant is the type that it names")]
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -169,6 +187,17 @@ impl fmt::Display for Value {
 }
 
 /// An array of metadata: elements of one type, which is not an array again.
+///
+/// ```
+/// use gristmill::model::Gguf;
+/// use gristmill::model::gguf::{Value, ValueType};
+///
+/// let file = Gguf::open("tests/oracle/gguf/metadata.gguf".as_ref())?;
+/// let Some(Value::Array(bools)) = file.get("test.bool.array") else { panic!("an array") };
+/// assert_eq!((bools.kind(), bools.len()), (ValueType::Bool, 2));
+/// assert!(bools.values().eq([Value::Bool(true), Value::Bool(false)]));
+/// # Ok::<(), gristmill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Array {
     pub(super) kind: ValueType,
