@@ -77,11 +77,11 @@ pub enum Gelu {
 /// Shape and kind of a rotary position embedding.
 ///
 /// ```
-/// use gristmill::ops::rope_table;
+/// use gristmill::ops::{rope_frequencies, rope_table};
 /// use gristmill::reference::{Pairing, Rope, Row, rope};
 ///
 /// let shape = Rope { heads: 1, head_dim: 4, rotary_dim: 2, pairing: Pairing::Halves };
-/// let table = rope_table(8, shape.rotary_dim, 10_000.0); // (cos, sin) of each position
+/// let table = rope_table(8, &rope_frequencies(shape.rotary_dim, 10_000.0), 1.0); // (cos, sin) of each position
 /// let turned = rope(&[Row { position: 3, ..Row::default() }], &table, &[1.0, 0.0, 5.0, 6.0], 4, &shape);
 /// assert!((turned[0] - 3f64.cos()).abs() < 1e-6 && (turned[1] - 3f64.sin()).abs() < 1e-6);
 /// assert_eq!(turned[2..], [5.0, 6.0]); // beyond rotary_dim
