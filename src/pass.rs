@@ -101,7 +101,7 @@ impl Pass {
         (knobs, modes): (A::Knobs, A::Modes),
         grid: [u64; 3],
     ) -> Result<()> {
-        let kernel = A::KERNEL;
+        let (kernel, format) = (A::KERNEL, std::mem::take(&mut self.format));
         let tensors = args.tensors();
         let tensors = tensors.get(..A::COUNT).unwrap_or_default();
         let gpu = self.gpu.clone();
@@ -115,7 +115,7 @@ impl Pass {
         variant.params = engine.params;
         knobs.write(&mut variant.constants);
         modes.write(variant.constants.get_mut(A::Knobs::COUNT..).unwrap_or_default());
-        variant.format = std::mem::take(&mut self.format);
+        variant.format = format;
         let pipeline = engine.cache.pipeline(kernel, &variant)?;
         let bindings = engine.cache.bind_group(kernel, tensors)?;
         for tensor in tensors {
