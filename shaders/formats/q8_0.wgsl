@@ -29,10 +29,11 @@ fn dot32(row: u32, block: u32, x: ptr<function, array<vec4f, 8>>) -> f32 {
     var sum = vec4f();
     for (var i = 0u; i < 2u; i++) {
         let words = w[group + 1u + 2u * part + i];
-        sum += (*x)[4u * i] * numbers(words.x);
-        sum += (*x)[4u * i + 1u] * numbers(words.y);
-        sum += (*x)[4u * i + 2u] * numbers(words.z);
-        sum += (*x)[4u * i + 3u] * numbers(words.w);
+        let first = 4u * i;
+        sum += (*x)[first] * numbers(words.x);
+        sum += (*x)[first + 1u] * numbers(words.y);
+        sum += (*x)[first + 2u] * numbers(words.z);
+        sum += (*x)[first + 3u] * numbers(words.w);
     }
     return scale_of(group, part) * dot(sum, vec4f(1.0));
 }

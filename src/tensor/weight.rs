@@ -93,8 +93,8 @@ impl Weight {
         max_bytes: u64,
         read: impl FnMut(Range<usize>) -> Result<Vec<u8>>,
     ) -> Result<Weight> {
-        if format.stored_bytes(columns).is_none() {
-            let (numbers, _) = format.block();
+        let (numbers, _) = format.block();
+        if !columns.is_multiple_of(numbers) {
             let message = format!("rows of {columns} in {}, which has blocks of {numbers}", format.name());
             return Err(Error::Shape { op: "Weight::from_rows", message });
         }
@@ -144,7 +144,8 @@ impl Weight {
 
 /// (the shape of a tensor of `rows` rows in a format, the bytes of a row of it, those of a row as it is read).
 fn place((rows, columns): (usize, usize), format: Format) -> Result<([usize; 2], usize, usize)> {
-    let too_many = || Error::TooLarge { what: "the bytes of a row".to_owned(), needed: u64::MAX, limit: u64::MAX >> 1 };
+    let what = || format!("a row of {columns} in {}, in bytes", format.name());
+    let too_many = || Error::TooLarge { what: what(), needed: u64::MAX, limit: i64::MAX as u64 };
     let (row_bytes, stored) = (format.row_bytes(columns), format.stored_bytes(columns).ok_or_else(too_many)?);
     let elements = if format.is_quantized() { row_bytes / 4 } else { columns };
     Ok(([rows, elements], row_bytes, stored))
