@@ -9,6 +9,7 @@
 //! that do not end a character, and cuts the window every 64 ids, so that a long text costs no more per token than a short
 //! one.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -60,7 +61,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`].
     pub fn from_bytes(json: &[u8]) -> Result<Tokenizer> {
-        let inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        let inner = contained(|| tokenizers::Tokenizer::from_bytes(json))?;
         Ok(Tokenizer { inner })
     }
 
@@ -72,7 +73,7 @@ impl Tokenizer {
         if text.len() > MAX_TEXT {
             return Err(Error::Tokenizer(format!("a text of {} bytes; at most {MAX_TEXT}", text.len())));
         }
-        let encoding = self.inner.encode(text, true).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        let encoding = contained(|| self.inner.encode(text, true))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -81,13 +82,21 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`].
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(|e| Error::Tokenizer(e.to_string()))
+        contained(|| self.inner.decode(ids, true))
     }
 
     /// Decodes ids one at a time.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream { tokenizer: self, ids: Vec::new(), printed: 0, held: 0 }
     }
+}
+
+/// A call of the `tokenizers` crate, which panics on some files that are damaged (fuzzing finds them in seconds): that is
+/// an error of the file. The panic's own message still goes to stderr.
+fn contained<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    let outcome = catch_unwind(AssertUnwindSafe(call));
+    let panicked = |_| Error::Tokenizer("tokenizer.json is damaged: reading or using it panicked".into());
+    outcome.map_err(panicked)?.map_err(|error| Error::Tokenizer(error.to_string()))
 }
 
 /// Text as its tokens arrive. A character whose bytes are not all there yet is held back.
