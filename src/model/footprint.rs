@@ -13,12 +13,12 @@ use crate::tensor::{DType, device_bytes};
 /// Bytes that a model and a batch of sequences on it take.
 ///
 /// ```
-/// use gristmill::model::{Checkpoint, SessionOptions};
+/// use gristmill::model::{Checkpoint, Config, SessionOptions};
 /// use gristmill::{ComputeBackend, GpuCompute, GpuModel};
 ///
 /// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
 /// let checkpoint = Checkpoint::open("models/demo".as_ref())?;
-/// let options = SessionOptions { context: 64, ..SessionOptions::new(&checkpoint.config()?) };
+/// let options = SessionOptions { context: 64, ..SessionOptions::new(&Config::from_json(&checkpoint.config_json()?)?) };
 /// let footprint = GpuModel::footprint(&gpu, &checkpoint, 2, &options)?;
 /// assert!(footprint.weights > 8_000_000 && footprint.total() > footprint.weights + footprint.kv);
 /// # Ok::<(), gristmill::Error>(())
