@@ -18,7 +18,7 @@ use crate::tensor::{DType, device_bytes};
 ///
 /// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
 /// let checkpoint = Checkpoint::open("models/demo".as_ref())?;
-/// let options = SessionOptions { context: 64, ..SessionOptions::new(&Config::from_json(&checkpoint.config_json()?)?) };
+/// let options = SessionOptions { context: 64, ..SessionOptions::new(&Config::from_json(checkpoint.config_json())?) };
 /// let footprint = GpuModel::footprint(&gpu, &checkpoint, 2, &options)?;
 /// assert!(footprint.weights > 8_000_000 && footprint.total() > footprint.weights + footprint.kv);
 /// # Ok::<(), gristmill::Error>(())
