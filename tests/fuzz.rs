@@ -10,7 +10,7 @@ use std::panic;
 use std::path::Path;
 
 /// Damaged seeds for each target.
-const ROUNDS: usize = 5000;
+const ROUNDS: usize = 2000;
 
 #[test]
 fn seeds_and_what_damage_makes_of_them() {

@@ -12,11 +12,11 @@ use gristmill::model::{Checkpoint, Config, Gguf, Tokenizer, to_f32};
 
 /// Every target by its name, which is that of its seeds' folder.
 #[allow(clippy::type_complexity, reason = "a table")]
-pub const TARGETS: [(&str, fn(&[u8])); 5] =
+pub(crate) const TARGETS: [(&str, fn(&[u8])); 5] =
     [("gguf", gguf), ("safetensors", safetensors), ("index", index), ("config", config), ("tokenizer", tokenizer)];
 
 /// A GGUF file: the header, then everything it offers.
-pub fn gguf(data: &[u8]) {
+pub(crate) fn gguf(data: &[u8]) {
     let Ok(gguf) = Gguf::from_memory(data.to_vec()) else { return };
     let _ = format!("{gguf:?}");
     for name in gguf.names() {
@@ -38,14 +38,14 @@ pub fn gguf(data: &[u8]) {
 }
 
 /// A safetensors file: the header, then everything it offers.
-pub fn safetensors(data: &[u8]) {
+pub(crate) fn safetensors(data: &[u8]) {
     if let Ok(checkpoint) = Checkpoint::from_memory(b"{}".as_slice(), data.to_vec()) {
         read_all(&checkpoint);
     }
 }
 
 /// The index of a folder that has the shards a and b.
-pub fn index(data: &[u8]) {
+pub(crate) fn index(data: &[u8]) {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let dir = std::env::temp_dir().join(format!("gristmill-fuzz-{}-{number}", std::process::id()));
@@ -82,7 +82,7 @@ fn read_all(checkpoint: &Checkpoint) {
 }
 
 /// A `config.json`. What loads is checked again, and holds.
-pub fn config(data: &[u8]) {
+pub(crate) fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(config) = Config::from_json(text) {
         config.validate().expect("what from_json returns is valid");
@@ -90,7 +90,7 @@ pub fn config(data: &[u8]) {
 }
 
 /// A `tokenizer.json`, and a text through it and back.
-pub fn tokenizer(data: &[u8]) {
+pub(crate) fn tokenizer(data: &[u8]) {
     let Ok(tokenizer) = Tokenizer::from_bytes(data) else { return };
     let Ok(ids) = tokenizer.encode("The miller's 3 mills;\n\n  ünïcode 磨 <s>") else { return };
     let _ = tokenizer.decode(&ids);
