@@ -2,7 +2,7 @@
 //!
 //! Every target takes any bytes and must return: an error is a result, a panic, an abort or a hang is a find.
 
-#![allow(dead_code, unreachable_pub, reason = "each fuzz target uses one of these functions")]
+#![allow(dead_code, reason = "each fuzz target uses one of these functions")]
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
