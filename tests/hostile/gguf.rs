@@ -270,8 +270,8 @@ fn g13_to_g18_arrays_and_alignment() {
         ("G14 depth 10^5", nested(100_000), Err("metadata `x.y` is an array of arrays")),
         ("G15 elements of type 13", a(13, 1, &[0; 8]), Err("metadata `x.y` has type 13")),
         ("G16 2^24 empty strings", a(STRING, 1 << 24, &vec![0; 8 << 24]), Err("array of 16777216 elements; the limit")),
-        ("G16 2^22 empty strings", a(STRING, 1 << 22, &vec![0; 8 << 22]), LOADS),
-        ("G16 2^22 bytes and 1", a(U8, (1 << 22) + 1, &vec![0; (1 << 22) + 1]), Err("the limit is 4194304")),
+        ("G16 2^20 empty strings", a(STRING, 1 << 20, &vec![0; 8 << 20]), LOADS),
+        ("G16 2^20 bytes and 1", a(U8, (1 << 20) + 1, &vec![0; (1 << 20) + 1]), Err("the limit is 1048576")),
         ("G17 2^63", with("general.alignment", U64, (1_u64 << 63).to_le_bytes()), alignment),
         ("G17 i32", with("general.alignment", I32, 32_u32.to_le_bytes()), alignment),
         ("G17 f32", with("general.alignment", F32, 32_f32.to_le_bytes()), alignment),
@@ -530,7 +530,13 @@ fn caps_are_kept_and_affordable() {
     let tensors = |count: usize| {
         (0..count).map(|i| tensor(format!("{i:x}"), &[1, 1, 1, 1], 0, 32 * i as u64)).collect::<Vec<_>>()
     };
+    let strings = |arrays: usize| {
+        let empty = array(STRING, 1 << 20, vec![0; 8 << 20]);
+        file(&(0..arrays).map(|i| key(format!("{i}"), ARRAY, &empty)).collect::<Vec<_>>(), &[], 0)
+    };
     check_all(vec![
+        ("3 * 2^20 empty strings", strings(3), LOADS),
+        ("4 * 2^20 empty strings", strings(4), Err("the header is longer than 33554432 bytes")),
         ("both at the cap", file(&keys(65_536), &tensors(65_536), 32 * 65_536), LOADS),
         ("keys at the cap", file(&keys(65_536), &[], 0), LOADS),
         ("a key too many", file(&keys(65_537), &[], 0), Err("65537 metadata keys are announced")),

@@ -6,6 +6,8 @@
 use crate::error::{Error, Result};
 use crate::model::file::ModelFile;
 
+/// Longest header, in bytes: it bounds how long a file can keep the reader busy. A vocabulary of 262,144 takes 16 MiB.
+const MAX_HEADER: u64 = 32 << 20;
 /// Bytes read at once.
 const CHUNK: u64 = 64 << 10;
 
@@ -33,9 +35,9 @@ impl<'a> Cursor<'a> {
         self.at = at;
     }
 
-    /// Bytes from here to the end of the file.
+    /// Bytes that can be read from here on: to the end of the file, or of the longest header.
     pub(super) fn left(&self) -> u64 {
-        self.file.len().saturating_sub(self.at)
+        self.file.len().min(MAX_HEADER).saturating_sub(self.at)
     }
 
     /// The file, for what is wrong in it.
@@ -53,7 +55,10 @@ impl<'a> Cursor<'a> {
         if bytes <= self.left() {
             return Ok(());
         }
-        let message = format!("the file ends in {what}: {bytes} bytes are announced, {} follow", self.left());
+        let message = match self.at.checked_add(bytes).is_some_and(|end| end <= self.file.len()) {
+            true => format!("the header is longer than {MAX_HEADER} bytes, with {bytes} of {what}"),
+            false => format!("the file ends in {what}: {bytes} bytes are announced, {} follow", self.left()),
+        };
         Err(self.fault(self.at, message))
     }
 
