@@ -142,6 +142,49 @@ fn a_wait_polls_and_so_do_many() {
 }
 
 #[test]
+fn a_task_waits_for_room_while_the_owner_polls() {
+    with_engine(unpolled, |gpu, script| {
+        let product = Product::new(&gpu, 9);
+        let flag = Arc::new(Flag::default());
+        let waker = Waker::from(Arc::clone(&flag));
+        let mut results = Vec::new();
+        for _ in 0..12 {
+            let mut pass = gpu.pass();
+            results.push(product.record(&mut pass).unwrap());
+            let mut submitting = Box::pin(pass.submit_async());
+            owner_polls(&gpu, || {
+                submitting.as_mut().poll(&mut Context::from_waker(&waker)).map(|r| r.unwrap()).is_ready()
+            });
+        }
+        owner_polls(&gpu, || results.iter().all(AsyncGpuResult::is_ready));
+        assert_eq!(script.polls(), 0, "somebody polled beside the owner");
+        results.into_iter().for_each(|result| product.expect(result));
+    });
+}
+
+#[test]
+fn a_task_that_finds_no_room_learns_of_the_deadline() {
+    let short = |options: &mut Options| {
+        unpolled(options);
+        (options.deadline, options.depth) = (SHORT, 1);
+    };
+    with_engine(short, |gpu, script| {
+        let product = Product::new(&gpu, 10);
+        lock(&script.map_faults).push_back(MapFault::Silent);
+        let stuck = product.submit(&gpu).unwrap();
+        let mut pass = gpu.pass();
+        let _result = product.record(&mut pass).unwrap();
+        let mut submitting = Box::pin(pass.submit_async());
+        let waker = Waker::from(Arc::new(Flag::default()));
+        assert!(submitting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending(), "the queue is full");
+        std::thread::sleep(SHORT + SHORT);
+        let outcome = submitting.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(matches!(outcome, Poll::Ready(Err(Error::Timeout { .. }))), "{outcome:?}");
+        assert!(matches!(stuck.wait(PATIENCE), Err(Error::Timeout { .. })));
+    });
+}
+
+#[test]
 fn results_outlive_their_engine() {
     with_engine(unpolled, |gpu, _| {
         let product = Product::new(&gpu, 6);
