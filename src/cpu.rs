@@ -151,6 +151,19 @@ fn weight_row(words: &[u32], format: Format, columns: usize, row: usize, out: &m
     }
 }
 
+/// Rows of `columns` in a quantised format, as a file has them, as f32.
+pub(crate) fn dequantize(format: Format, stored: &[u8], columns: usize) -> Vec<f32> {
+    let row_bytes = format.stored_bytes(columns).filter(|&bytes| bytes > 0).unwrap_or(usize::MAX);
+    let mut values = vec![0.0; stored.len() / row_bytes * columns];
+    let mut words = vec![0u32; quants::row_bytes(format, columns).div_ceil(4)];
+    for (row, out) in stored.chunks_exact(row_bytes).zip(values.chunks_exact_mut(columns.max(1))) {
+        words.fill(0);
+        crate::quants::lay_out(format, row, bytemuck::cast_slice_mut(&mut words));
+        weight_row(&words, format, columns, 0, out);
+    }
+    values
+}
+
 /// Copies the elements of `source` to the beginning of `target`, which is at least as long.
 pub(crate) fn copy(source: &Tensor, target: &Tensor) -> Result<()> {
     let count = source.rows() * source.columns() * source.dtype().bytes();

@@ -9,6 +9,7 @@ mod checkpoint;
 mod config;
 mod families;
 mod file;
+mod files;
 mod footprint;
 mod generation;
 pub mod gguf;
@@ -27,6 +28,7 @@ pub use crate::ops::Sampler;
 pub use batch::Batch;
 pub use checkpoint::{Checkpoint, StoredType, TensorInfo, to_f32};
 pub use config::{Config, Family, Rotary};
+pub use files::ModelFiles;
 pub use footprint::Footprint;
 pub use generation::{BatchGeneration, Request, StopReason};
 pub use gguf::Gguf;
@@ -76,50 +78,46 @@ impl std::fmt::Debug for GpuModel {
 }
 
 impl GpuModel {
-    /// Loads a Hugging Face folder: `config.json` and `model.safetensors`, or shards with their index.
+    /// Loads a Hugging Face folder (`config.json` and `model.safetensors`, or shards with their index), or a GGUF file.
     ///
     /// # Errors
-    /// Everything that can be wrong with a folder, by file, key or tensor; [`Error::DoesNotFit`] and [`Error::TooLarge`] before
+    /// Everything that can be wrong with the files, by file, key or tensor; [`Error::DoesNotFit`] and [`Error::TooLarge`] before
     /// anything is allocated, where it is known that there is too little; [`Error::OutOfMemory`].
-    pub fn load(gpu: &GpuCompute, dir: &Path) -> Result<GpuModel> {
-        GpuModel::from_checkpoint(gpu, &Checkpoint::open(dir)?)
+    pub fn load(gpu: &GpuCompute, path: &Path) -> Result<GpuModel> {
+        GpuModel::from_files(gpu, &ModelFiles::open(path)?)
     }
 
-    /// Loads an opened checkpoint.
+    /// Loads opened files.
     ///
     /// # Errors
     /// As [`GpuModel::load`].
-    pub fn from_checkpoint(gpu: &GpuCompute, checkpoint: &Checkpoint) -> Result<GpuModel> {
-        let (config, source) = admit(checkpoint)?;
+    pub fn from_files(gpu: &GpuCompute, files: &ModelFiles) -> Result<GpuModel> {
+        let (config, source) = admit(files)?;
         let options = SessionOptions::new(&config);
         GpuModel::build(gpu, config, &source, options)
     }
 
-    /// Loads an opened checkpoint, if there is memory for it and one session of `options`, which are then those of every
+    /// Loads opened files, if there is memory for the model and one session of `options`, which are then those of every
     /// session that does not ask for others.
     ///
     /// # Errors
     /// As [`GpuModel::load`]; [`Error::BadOption`] for options that the model cannot have.
-    pub fn from_checkpoint_with(
-        gpu: &GpuCompute,
-        checkpoint: &Checkpoint,
-        options: &SessionOptions,
-    ) -> Result<GpuModel> {
-        let (config, source) = admit(checkpoint)?;
+    pub fn from_files_with(gpu: &GpuCompute, files: &ModelFiles, options: &SessionOptions) -> Result<GpuModel> {
+        let (config, source) = admit(files)?;
         GpuModel::build(gpu, config, &source, *options)
     }
 
-    /// The bytes that a checkpoint takes with a batch of `slots`, from its header alone: nothing is loaded.
+    /// The bytes that a stored model takes with a batch of `slots`, from its header alone: nothing is loaded.
     ///
     /// # Errors
-    /// As [`GpuModel::from_checkpoint_with`], but for [`Error::DoesNotFit`] and [`Error::OutOfMemory`].
+    /// As [`GpuModel::from_files_with`], but for [`Error::DoesNotFit`] and [`Error::OutOfMemory`].
     pub fn footprint(
         gpu: &GpuCompute,
-        checkpoint: &Checkpoint,
+        files: &ModelFiles,
         slots: usize,
         options: &SessionOptions,
     ) -> Result<Footprint> {
-        let (config, source) = admit(checkpoint)?;
+        let (config, source) = admit(files)?;
         options.validate(&config)?;
         Footprint::of(gpu, &config, &source, slots, options)
     }
@@ -132,7 +130,7 @@ impl GpuModel {
         GpuModel::random_with(gpu, config, seed, &SessionOptions::new(config))
     }
 
-    /// [`GpuModel::random`] with session options, as [`GpuModel::from_checkpoint_with`].
+    /// [`GpuModel::random`] with session options, as [`GpuModel::from_files_with`].
     ///
     /// # Errors
     /// As [`GpuModel::random`]; [`Error::BadOption`].
@@ -256,9 +254,9 @@ impl GpuModel {
     }
 }
 
-/// What a checkpoint is, and that it is all there.
-fn admit(checkpoint: &Checkpoint) -> Result<(Config, Source<'_>)> {
-    let mut config = Config::from_json(checkpoint.config_json())?;
-    let source = Source::admit(checkpoint, &mut config)?;
+/// What stored files are, and that it is all there.
+fn admit(files: &ModelFiles) -> Result<(Config, Source<'_>)> {
+    let mut config = files.config()?;
+    let source = Source::admit(files, &mut config)?;
     Ok((config, source))
 }

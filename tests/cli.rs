@@ -303,7 +303,7 @@ fn bad_files_exit_5() {
     let (dir, _) = oracle("b1");
     let scratch = Scratch::new("bad");
     let generate = |model: &str| refused(&["generate", "--json", "--model", model, "--tokens", "1"], 5, model);
-    refused(&["generate", "--json", "--model", &dir, "--prompt", "hello"], 5, "no tokenizer.json");
+    refused(&["generate", "--json", "--model", &dir, "--prompt", "hello"], 5, "no tokenizer");
     generate("/no/such/folder");
     generate(&scratch.0.display().to_string());
     // A header that claims more than the file holds.

@@ -119,8 +119,69 @@ fn a_row_is_whole_blocks() {
             // Without rows or columns there is nothing to refuse.
             assert_eq!(weight(gpu, format, (0, COLUMNS)).unwrap().bytes(), 0);
             let empty = Weight::from_rows(gpu, (3, 0), format, |_| Ok(Vec::new())).unwrap();
-            assert_eq!((empty.rows(), empty.columns(), empty.format()), (3, 0, format));
+            assert_eq!((empty.rows(), empty.columns(), empty.format()), (3, 0, Some(format)));
         }
+    }
+}
+
+/// Where products write the columns of a part, and rows are found in one: against the parts by themselves.
+#[test]
+fn a_stack_is_its_parts() {
+    let both = [Some(GpuCompute::new(ComputeBackend::Cpu).unwrap()), gpu()];
+    for gpu in both.iter().flatten() {
+        for (i, format) in Format::ALL.into_iter().enumerate().skip(1) {
+            let other = Format::ALL[1 + i % (Format::ALL.len() - 1)];
+            let parts = || vec![(format, 8), (other, 4), (format, 8), (other, 3)].into_iter();
+            let part = |(format, rows)| weight(gpu, format, (rows, COLUMNS)).unwrap();
+            let stack = Weight::stacked(parts().map(part).collect()).unwrap();
+            assert_eq!((stack.rows(), stack.columns(), stack.format()), (23, COLUMNS, None));
+            let bytes: u64 = parts().map(part).map(|part| part.bytes()).sum();
+            assert_eq!(stack.bytes(), bytes);
+            for m in [1, 5, 12] {
+                let x: Vec<f32> = (0..m * COLUMNS).map(|i| ((i * 37 % 101) as f32 - 50.0) / 64.0).collect();
+                let bias: Vec<f32> = (0..23).map(|i| 100.0 + i as f32).collect();
+                let x = gpu.tensor(&x, &[m, COLUMNS]).unwrap();
+                let product = |w: &Weight, bias: &[f32]| {
+                    let bias = gpu.tensor(bias, &[bias.len()]).unwrap();
+                    let mut pass = gpu.pass();
+                    let mut out = pass.tensor(&[m, w.rows()]).unwrap();
+                    ops::linear(&mut pass, &x, w, Some(&bias), &mut out).unwrap();
+                    pass.submit().unwrap();
+                    gpu.read::<f32>(&out).unwrap()
+                };
+                let whole = product(&stack, &bias);
+                let mut first = 0;
+                for (format, rows) in parts() {
+                    let alone = product(&part((format, rows)), &bias[first..][..rows]);
+                    for row in 0..m {
+                        let (got, expected) = (&whole[row * 23 + first..][..rows], &alone[row * rows..][..rows]);
+                        assert_eq!(got, expected, "{} in a stack with {}, row {row} of {m}", format.name(), other.name());
+                    }
+                    first += rows;
+                }
+            }
+            // Rows of every part, the last one, and one that is not there.
+            let ids = [7, 0, 8, 11, 12, 19, 20, 22, 23];
+            let ids = gpu.tensor_u32(&ids, &[9]).unwrap();
+            let mut pass = gpu.pass();
+            let mut out = pass.tensor(&[9, COLUMNS]).unwrap();
+            ops::gather(&mut pass, &ids, &stack, &mut out).unwrap();
+            pass.submit().unwrap();
+            let got = gpu.read::<f32>(&out).unwrap();
+            let row = |format, row: usize| expected(format)[row * COLUMNS..][..COLUMNS].to_vec();
+            let rows = [(format, 7), (format, 0), (other, 0), (other, 3), (format, 0), (format, 7), (other, 0), (other, 2)];
+            let mut expected: Vec<u32> = rows.into_iter().flat_map(|(format, at)| row(format, at)).collect();
+            expected.extend([0; COLUMNS]);
+            let same = got.iter().zip(&expected).all(|(got, expected)| got.to_bits() == *expected);
+            assert!(same && got.len() == expected.len(), "rows of {} and {}", format.name(), other.name());
+        }
+        let refused = |parts: Vec<Weight>| Weight::stacked(parts).unwrap_err().to_string();
+        let part = |rows, columns| weight(gpu, Format::F16, (rows, columns));
+        let dense = |rows, columns| Weight::from_f32(gpu, &vec![0.0; rows * columns], (rows, columns), Format::F16).unwrap();
+        assert!(refused(vec![dense(4, 6), dense(4, 7)]).contains("[4, 7] below [4, 6]"));
+        assert!(refused(vec![part(3, COLUMNS).unwrap(), part(4, COLUMNS).unwrap()]).contains("4, 8"));
+        assert!(refused(Vec::new()).contains("no parts"));
+        assert_eq!(Weight::stacked(vec![dense(4, 6), dense(3, 6)]).unwrap().format(), Some(Format::F16));
     }
 }
 

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{assert_greedy, cpu, gpu, largest_difference, open, oracle};
-use gristmill::model::{Checkpoint, Config, Family, GenerateOptions, KvType, Sampler, SessionOptions, StopReason};
+use gristmill::model::{Config, Family, GenerateOptions, KvType, ModelFiles, Sampler, SessionOptions, StopReason};
 use gristmill::{ComputeBackend, Error, GpuCompute, GpuModel, Options, Result};
 
 /// Every model of `tests/oracle` but a6, which has GPT-2's own width and vocabulary and a test of its own: GPT-2 (a, b); Llama,
@@ -380,19 +380,19 @@ fn a_model_that_does_not_fit_says_so_first() {
     for gpu in [gpu(), Some(cpu())].into_iter().flatten() {
         for id in ["b2", "b3", "b4", "d1", "d2", "d3"] {
             let dir = common::folder(id);
-            let checkpoint = Checkpoint::open(&dir).unwrap();
+            let files = ModelFiles::open(&dir).unwrap();
             let model = GpuModel::load(&gpu, &dir).unwrap();
-            let footprint = GpuModel::footprint(&gpu, &checkpoint, 1, &model.session_options()).unwrap();
+            let footprint = GpuModel::footprint(&gpu, &files, 1, &model.session_options()).unwrap();
             assert_eq!(footprint.weights, model.weight_bytes(), "{id}");
         }
     }
     // A budget that the weights fit, and nothing else does.
     let Some(gpu) = gpu_of_its_own() else { return };
     let dir = common::folder("d1");
-    let checkpoint = Checkpoint::open(&dir).unwrap();
-    let options = SessionOptions::new(&Config::from_json(checkpoint.config_json()).unwrap());
+    let files = ModelFiles::open(&dir).unwrap();
+    let options = SessionOptions::new(&files.config().unwrap());
     let model = GpuModel::load(&gpu, &dir).unwrap();
-    let footprint = GpuModel::footprint(&gpu, &checkpoint, 1, &options).unwrap();
+    let footprint = GpuModel::footprint(&gpu, &files, 1, &options).unwrap();
     assert_eq!(footprint.weights, model.weight_bytes());
     assert_eq!(footprint.total(), footprint.weights + footprint.kv + footprint.scratch);
     let before = gpu.pool_stats();
@@ -407,11 +407,11 @@ fn a_model_that_does_not_fit_says_so_first() {
     gpu.pool().unwrap().set_budget(None);
     assert!(GpuModel::load(&gpu, &dir).is_ok() && before.live_bytes > live);
     // Halves take half; more slots take more.
-    let of = |slots, kv| GpuModel::footprint(&gpu, &checkpoint, slots, &SessionOptions { kv, ..options }).unwrap().kv;
+    let of = |slots, kv| GpuModel::footprint(&gpu, &files, slots, &SessionOptions { kv, ..options }).unwrap().kv;
     let angles = of(1, KvType::F32) * 2 - of(2, KvType::F32);
     assert_eq!(of(1, KvType::F32) - angles, 2 * (of(1, KvType::F16) - angles));
     let far = SessionOptions { context: 80, ..options };
-    let refused = GpuModel::footprint(&gpu, &checkpoint, usize::MAX / 4096, &far).err();
+    let refused = GpuModel::footprint(&gpu, &files, usize::MAX / 4096, &far).err();
     assert!(matches!(refused, Some(Error::TooLarge { .. })), "{refused:?}");
 }
 

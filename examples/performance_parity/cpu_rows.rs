@@ -1,7 +1,7 @@
 //! The eight rows of the CPU: what the documents measured on toys, or on nothing, made to mean something.
 
 use gristmill::bench::{Estimate, ModelTest, TestKind, turns};
-use gristmill::model::{Checkpoint, Config, Tokenizer};
+use gristmill::model::{Config, Tokenizer};
 use gristmill::ops::{self, Attention};
 use gristmill::{DType, Error, GpuModel, Result, reference};
 
@@ -122,7 +122,7 @@ fn end_to_end(setup: &Setup) -> Result<Outcome> {
     if !dir.is_dir() {
         return not_built("models/demo is not here");
     }
-    let model = GpuModel::from_checkpoint(&setup.cpu, &Checkpoint::open(&dir)?)?;
+    let model = GpuModel::load(&setup.cpu, &dir)?;
     let Some(tokenizer) = Tokenizer::load(&dir)? else { return not_built("models/demo has no tokenizer") };
     let mut written = Vec::new();
     let mut run = || {

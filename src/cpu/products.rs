@@ -13,7 +13,7 @@ use super::{floats, floats_mut, lock};
 use crate::error::Result;
 use crate::kernel::Format;
 use crate::ops::MATVEC_ROWS;
-use crate::tensor::{DType, Tensor, Weight};
+use crate::tensor::{Chunk, DType, Tensor, Weight};
 
 /// Halves that are widened at a time: as f32 they take half of a core's second cache.
 const PANEL: usize = 128 << 10;
@@ -88,14 +88,26 @@ pub(crate) fn product_of_slices(
 }
 
 pub(crate) fn linear(x: &Tensor, w: &Weight, bias: Option<&Tensor>, out: &Tensor) -> Result<()> {
-    // On the host a weight is one chunk, or has no rows.
-    let (shape, format) = ((x.rows(), x.columns(), w.rows()), w.format());
-    let Some(w) = w.chunks.first().map(|chunk| &chunk.tensor) else { return Ok(()) };
-    let inputs = [("x", x), ("w", w), ("bias", bias.unwrap_or(x))];
-    let mut locked = lock("linear", inputs, ("out", out))?;
-    let ([x, w, some], out) = locked.parts();
-    let bias = bias.map(|_| floats(some));
-    transpose_b(1.0, floats(x), Stored::new(w, format, shape.1), bias, shape, floats_mut(out))
+    let (m, k, columns) = (x.rows(), x.columns(), w.rows());
+    for Chunk { first_row, format, tensor } in &w.chunks {
+        let (first, n) = (*first_row, tensor.rows());
+        let inputs = [("x", x), ("w", tensor), ("bias", bias.unwrap_or(x))];
+        let mut locked = lock("linear", inputs, ("out", out))?;
+        let ([x, w, some], out) = locked.parts();
+        let (x, w, out) = (floats(x), Stored::new(w, *format, k), floats_mut(out));
+        let bias = bias.map(|_| &floats(some)[first..][..n]);
+        // The columns of a chunk lie together if they are all there are, or if there is one row.
+        if n == columns || m == 1 {
+            transpose_b(1.0, x, w, bias, (m, k, n), &mut out[first..][..m * n])?;
+            continue;
+        }
+        let mut product = vec![0.0; m * n];
+        transpose_b(1.0, x, w, bias, (m, k, n), &mut product)?;
+        for (out, product) in out.chunks_exact_mut(columns).zip(product.chunks_exact(n.max(1))) {
+            out[first..][..n].copy_from_slice(product);
+        }
+    }
+    Ok(())
 }
 
 /// out\[m,n\] = scale * x\[m,k\] w\[n,k\]^T + bias\[n\].

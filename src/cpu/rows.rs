@@ -6,37 +6,50 @@ use super::norms::rms_scale;
 use super::{MIN_LEN, floats, floats_mut, lock, weight_row};
 use crate::error::Result;
 use crate::reference::{Pairing, Rope, Row};
-use crate::tensor::{Tensor, Weight};
+use crate::tensor::{Chunk, Tensor, Weight};
 
 pub(crate) fn embed(rows: &Tensor, w: &Weight, positions: Option<&Tensor>, out: &Tensor) -> Result<()> {
-    let (format, n) = (w.format(), out.columns());
-    let Some(w) = w.chunks.first().map(|chunk| &chunk.tensor) else { return Ok(()) };
-
-    let some = positions.unwrap_or(w);
-    let mut locked = lock("embed", [("rows", rows), ("w", w), ("positions", some)], ("out", out))?;
-    let ([rows, w, some], out) = locked.parts();
-    if n == 0 {
-        return Ok(());
+    let n = out.columns();
+    for Chunk { first_row, format, tensor } in &w.chunks {
+        let some = positions.unwrap_or(tensor);
+        let mut locked = lock("embed", [("rows", rows), ("w", tensor), ("positions", some)], ("out", out))?;
+        let ([rows, w, some], out) = locked.parts();
+        if n == 0 {
+            return Ok(());
+        }
+        let rows = bytemuck::cast_slice::<u32, Row>(rows);
+        let positions = if positions.is_some() { floats(some) } else { &[] };
+        let batch = floats_mut(out).par_chunks_exact_mut(n).zip(rows).with_min_len((MIN_LEN / n).max(1));
+        batch.for_each(|(out, row)| {
+            let Some(token) = within(row.token, *first_row, tensor) else { return };
+            weight_row(w, *format, n, token, out);
+            let position = positions.chunks_exact(n).nth(row.position as usize).unwrap_or_default();
+            out.iter_mut().zip(position).for_each(|(out, p)| *out += p);
+        });
     }
-    let rows = bytemuck::cast_slice::<u32, Row>(rows);
-    let positions = if positions.is_some() { floats(some) } else { &[] };
-    let batch = floats_mut(out).par_chunks_exact_mut(n).zip(rows).with_min_len((MIN_LEN / n).max(1));
-    batch.for_each(|(out, row)| {
-        weight_row(w, format, n, row.token as usize, out);
-        let position = positions.chunks_exact(n).nth(row.position as usize).unwrap_or_default();
-        out.iter_mut().zip(position).for_each(|(out, p)| *out += p);
-    });
     Ok(())
 }
 
+/// Which row of a chunk, that begins at row `first` of its weight, a row of the weight is.
+fn within(row: u32, first: usize, chunk: &Tensor) -> Option<usize> {
+    (row as usize).checked_sub(first).filter(|&row| row < chunk.rows())
+}
+
 pub(crate) fn gather(ids: &Tensor, w: &Weight, out: &Tensor) -> Result<()> {
-    let (format, n) = (w.format(), out.columns());
-    let Some(w) = w.chunks.first().map(|chunk| &chunk.tensor) else { return Ok(()) };
-    let mut locked = lock("gather", [("ids", ids), ("w", w)], ("out", out))?;
-    let ([ids, w], out) = locked.parts();
-    if n > 0 {
+    let (n, rows) = (out.columns(), w.rows());
+    for Chunk { first_row, format, tensor } in &w.chunks {
+        let mut locked = lock("gather", [("ids", ids), ("w", tensor)], ("out", out))?;
+        let ([ids, w], out) = locked.parts();
+        if n == 0 {
+            return Ok(());
+        }
         let batch = floats_mut(out).par_chunks_exact_mut(n).zip(ids).with_min_len((MIN_LEN / n).max(1));
-        batch.for_each(|(out, id)| weight_row(w, format, n, *id as usize, out));
+        batch.for_each(|(out, id)| match within(*id, *first_row, tensor) {
+            Some(row) => weight_row(w, *format, n, row, out),
+            None if *id as usize >= rows => out.fill(0.0),
+            // Another chunk has it.
+            None => (),
+        });
     }
     Ok(())
 }

@@ -65,11 +65,45 @@ const LLAMA: Names = Names {
     buffers: &["self_attn.rotary_emb.inv_freq"],
 };
 
+/// As llama.cpp names tensors; its converters turn matrices, so that all are stored `[out, in]`.
+const GPT2_GGUF: Names = Names {
+    positions: "position_embd",
+    qkv: &["attn_qkv"],
+    up: &["ffn_up"],
+    ..LLAMA_GGUF
+};
+
+const LLAMA_GGUF: Names = Names {
+    prefix: "",
+    tokens: "token_embd",
+    positions: "",
+    layers: "blk",
+    attention_norm: "attn_norm",
+    qkv: &["attn_q", "attn_k", "attn_v"],
+    head_norms: ["attn_q_norm", "attn_k_norm"],
+    project: "attn_output",
+    mlp_norm: "ffn_norm",
+    up: &["ffn_gate", "ffn_up"],
+    down: "ffn_down",
+    final_norm: "output_norm",
+    head: "output",
+    turned: false,
+    buffers: &[],
+};
+
 impl Names {
     pub(super) fn of(family: Family) -> &'static Names {
         match family {
             Family::Gpt2 => &GPT2,
             Family::Llama | Family::Qwen2 | Family::Qwen3 => &LLAMA,
+        }
+    }
+
+    /// In a GGUF file.
+    pub(super) fn in_gguf(family: Family) -> &'static Names {
+        match family {
+            Family::Gpt2 => &GPT2_GGUF,
+            Family::Llama | Family::Qwen2 | Family::Qwen3 => &LLAMA_GGUF,
         }
     }
 
@@ -86,16 +120,16 @@ impl Names {
         }
     }
 
-    /// The names of the matrices that become one with this one.
-    pub(super) fn beside(&self, name: &str) -> Vec<String> {
-        for group in [self.qkv, self.up] {
-            for own in group {
-                if let Some(layer) = name.strip_suffix(&format!("{own}.weight")) {
-                    return group.iter().map(|name| format!("{layer}{name}.weight")).collect();
-                }
+    /// The matrices that become one with this one, and their rows; of one that stays alone the rows are not looked at.
+    pub(super) fn beside(&self, config: &Config, name: &str) -> Vec<(String, usize)> {
+        let up_rows = vec![config.n_inner; self.up.len()];
+        for (group, rows) in [(self.qkv, self.qkv_rows(config)), (self.up, up_rows)] {
+            let layer = group.iter().find_map(|own| name.strip_suffix(&format!("{own}.weight")));
+            if let Some(layer) = layer {
+                return group.iter().map(|name| format!("{layer}{name}.weight")).zip(rows).collect();
             }
         }
-        vec![name.to_owned()]
+        vec![(name.to_owned(), 0)]
     }
 
     /// Whether a name is that of a buffer, not of a weight.

@@ -5,7 +5,6 @@ use crate::gpu::GpuCompute;
 use crate::kernel::Format;
 use crate::model::batch::{block_rows, logits_rows};
 use crate::model::config::Config;
-use crate::model::families::Names;
 use crate::model::session::SessionOptions;
 use crate::model::weights::Source;
 use crate::tensor::{DType, device_bytes};
@@ -13,13 +12,13 @@ use crate::tensor::{DType, device_bytes};
 /// Bytes that a model and a batch of sequences on it take.
 ///
 /// ```
-/// use gristmill::model::{Checkpoint, Config, SessionOptions};
+/// use gristmill::model::{ModelFiles, SessionOptions};
 /// use gristmill::{ComputeBackend, GpuCompute, GpuModel};
 ///
 /// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
-/// let checkpoint = Checkpoint::open("models/demo".as_ref())?;
-/// let options = SessionOptions { context: 64, ..SessionOptions::new(&Config::from_json(checkpoint.config_json())?) };
-/// let footprint = GpuModel::footprint(&gpu, &checkpoint, 2, &options)?;
+/// let files = ModelFiles::open("models/demo".as_ref())?;
+/// let options = SessionOptions { context: 64, ..SessionOptions::new(&files.config()?) };
+/// let footprint = GpuModel::footprint(&gpu, &files, 2, &options)?;
 /// assert!(footprint.weights > 8_000_000 && footprint.total() > footprint.weights + footprint.kv);
 /// # Ok::<(), gristmill::Error>(())
 /// ```
@@ -84,15 +83,15 @@ fn tensor_bytes(gpu: &GpuCompute, shape: &[usize], dtype: DType) -> Result<u64> 
 
 /// As they are loaded: matrices in the format of their parts, vectors and embeddings of positions as f32.
 fn weights(gpu: &GpuCompute, config: &Config, source: &Source<'_>) -> Result<u64> {
-    let names = Names::of(config.family);
+    let names = source.names(config);
     let mut total = 0u64;
     for (name, shape) in names.tensors(config) {
         let table = name.strip_suffix(".weight").is_some_and(|name| name == names.positions);
         let (shape, format) = match *shape.as_slice() {
             [inputs, outputs] if names.turned && name.starts_with(names.layers) => {
-                ([outputs, inputs], source.format(names, &[name]))
+                ([outputs, inputs], source.kept(names, config, &name))
             }
-            [rows, columns] if !table => ([rows, columns], source.format(names, &names.beside(&name))),
+            [rows, columns] if !table => ([rows, columns], source.kept(names, config, &name)),
             [rows, columns] => ([rows, columns], Format::F32),
             // The norm of a head is kept for each of them.
             ref vector => {

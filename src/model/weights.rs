@@ -1,25 +1,25 @@
-//! From a checkpoint, or a seed, to weights on the device.
+//! From stored files, or a seed, to weights on the device.
 //!
 //! First everything is admitted: each tensor the model needs is there in its shape and a type we read, and nothing else is
-//! there. Then tensors are read a block of rows at a time. Matrices keep their stored format (bf16 becomes f32, exactly).
-//! What is multiplied with the same rows becomes one matrix: queries over keys over values, gate over up; where their types
-//! differ it is f32. GPT-2's Conv1D matrices, stored `[in, out]`, are turned to `[out, in]` once, so that one product serves
+//! there. Then tensors are read a block of rows at a time. Matrices keep their stored formats; vectors become f32, exactly.
+//! What is multiplied with the same rows becomes one matrix: queries over keys over values, gate over up. GPT-2's Conv1D matrices, stored `[in, out]`, are turned to `[out, in]` once, so that one product serves
 //! all models.
 
-use std::collections::BTreeSet;
+mod source;
+
 use std::ops::Range;
 
-use crate::error::{Error, Result};
+use crate::cpu;
+use crate::error::Result;
 use crate::gpu::GpuCompute;
 use crate::kernel::Format;
-use crate::model::checkpoint::{Checkpoint, StoredType, to_f32};
+use crate::model::checkpoint::{StoredType, to_f32};
 use crate::model::config::Config;
 use crate::model::families::Names;
 use crate::model::random;
 use crate::tensor::{DType, Tensor, Weight};
-
-/// Bytes of two tensors that are compared at a time.
-const BLOCK_BYTES: usize = 16 << 20;
+use source::check_finite;
+pub(crate) use source::{ROPE_FACTORS, Source};
 
 /// A model's weights on a device.
 pub(crate) struct Weights {
@@ -61,112 +61,6 @@ pub(crate) struct Norm {
     pub(crate) bias: Option<Tensor>,
 }
 
-/// Where tensors come from.
-pub(crate) enum Source<'a> {
-    /// An admitted checkpoint, and the prefix of its names.
-    Checkpoint { checkpoint: &'a Checkpoint, prefix: &'static str },
-    /// See `random`.
-    Random { seed: u64 },
-}
-
-impl<'a> Source<'a> {
-    /// Checks that a checkpoint holds the model that its config describes, and nothing else. A head that the config ties and
-    /// the checkpoint has, with other numbers, is untied, as transformers does.
-    pub(crate) fn admit(checkpoint: &'a Checkpoint, config: &mut Config) -> Result<Source<'a>> {
-        let names = Names::of(config.family);
-        let prefixed = format!("{}{}.weight", names.prefix, names.tokens);
-        let prefix = if checkpoint.get(&prefixed).is_some() { names.prefix } else { "" };
-        let source = Source::Checkpoint { checkpoint, prefix };
-        let head = format!("{}.weight", names.head);
-        if config.tied_head && checkpoint.get(&head).is_some() {
-            let tokens = format!("{prefix}{}.weight", names.tokens);
-            config.tied_head = same(checkpoint, &tokens, &head)?;
-            if !config.tied_head {
-                log::warn!("config.json ties {head} to {tokens}, which has other numbers: they are not tied");
-            }
-        }
-        let mut known = BTreeSet::from([head]);
-        for (name, shape) in names.tensors(config) {
-            let stored = source.stored_name(names, &name);
-            admit_tensor(checkpoint, &stored, &shape)?;
-            known.insert(stored);
-        }
-        for name in checkpoint.names().filter(|name| !known.contains(*name)) {
-            if !names.is_buffer(name.strip_prefix(prefix).unwrap_or(name)) {
-                return Err(bad(name, format!("not part of a {} of this config", config.family.name())));
-            }
-        }
-        Ok(source)
-    }
-
-    /// How a tensor is stored: F32, F16 or BF16.
-    fn stored_type(&self, names: &Names, name: &str) -> StoredType {
-        match self {
-            Source::Checkpoint { checkpoint, .. } => {
-                checkpoint.get(&self.stored_name(names, name)).map_or(StoredType::F32, |info| info.dtype)
-            }
-            Source::Random { .. } => StoredType::F32,
-        }
-    }
-
-    /// The head stands beside the transformer, everything else in it.
-    fn stored_name(&self, names: &Names, name: &str) -> String {
-        match self {
-            Source::Checkpoint { prefix, .. } if name.strip_suffix(".weight") != Some(names.head) => {
-                format!("{prefix}{name}")
-            }
-            _ => name.to_owned(),
-        }
-    }
-
-    /// The format that tensors become one matrix in: that of all of them, or else f32.
-    pub(super) fn format(&self, names: &Names, parts: &[String]) -> Format {
-        let mut formats = parts.iter().map(|name| kept(self.stored_type(names, name)));
-        let first = formats.next().unwrap_or(Format::F32);
-        if formats.all(|format| format == first) { first } else { Format::F32 }
-    }
-}
-
-/// The format that a stored type is kept in.
-fn kept(stored: StoredType) -> Format {
-    match stored {
-        StoredType::F16 => Format::F16,
-        _ => Format::F32,
-    }
-}
-
-fn bad(name: &str, message: String) -> Error {
-    Error::BadTensor { name: name.to_owned(), message }
-}
-
-fn admit_tensor(checkpoint: &Checkpoint, name: &str, shape: &[usize]) -> Result<()> {
-    let info = checkpoint.get(name).ok_or_else(|| bad(name, format!("missing; the config asks for {shape:?}")))?;
-    if info.shape != shape {
-        return Err(bad(name, format!("shape {:?}; the config asks for {shape:?}", info.shape)));
-    }
-    if !matches!(info.dtype, StoredType::F32 | StoredType::F16 | StoredType::BF16) {
-        return Err(bad(name, format!("type {:?}; F32, F16 and BF16 are read", info.dtype)));
-    }
-    Ok(())
-}
-
-/// Whether two tensors are equal, byte by byte.
-fn same(checkpoint: &Checkpoint, a: &str, b: &str) -> Result<bool> {
-    let (Some(one), Some(other)) = (checkpoint.get(a), checkpoint.get(b)) else { return Ok(false) };
-    let rows = one.shape.first().copied().unwrap_or(0);
-    if one.shape != other.shape || one.dtype != other.dtype || rows == 0 {
-        return Ok(false);
-    }
-    let step = (BLOCK_BYTES / (one.byte_len() as usize / rows).max(1)).max(1);
-    for start in (0..rows).step_by(step) {
-        let range = start..rows.min(start + step);
-        if checkpoint.read_rows(a, range.clone())? != checkpoint.read_rows(b, range)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
 /// Reads the tensors of one model.
 struct Loader<'a> {
     gpu: &'a GpuCompute,
@@ -176,32 +70,33 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// Rows of a tensor of `columns`-element rows, in the bytes of `format`, checked to be finite. `inputs`: what is summed over
-    /// in a product with it.
+    /// Rows of a matrix of `columns`, in the bytes of `format`, its own or f32, checked to be finite. `inputs`: what is summed
+    /// over in a product with it.
     fn rows(&self, name: &str, columns: usize, inputs: usize, range: Range<usize>, format: Format) -> Result<Vec<u8>> {
-        let checkpoint = match self.source {
-            Source::Checkpoint { checkpoint, .. } => checkpoint,
-            Source::Random { seed } => {
-                let (start, count) = (range.start * columns, range.len() * columns);
-                let values = random::elements(*seed, name, start, count, inputs, self.config.hidden_size);
-                return Ok(bytemuck::pod_collect_to_vec(&values));
-            }
-        };
-        let stored = self.source.stored_type(self.names, name);
-        let bytes = checkpoint.read_rows(&self.source.stored_name(self.names, name), range)?;
-        check_finite(name, stored, &bytes)?;
-        // As wide as it is stored: the same numbers.
-        if stored.bits() as usize == 8 * DType::from(format).bytes() {
-            return Ok(bytes);
+        if let Source::Random { seed } = self.source {
+            let (start, count) = (range.start * columns, range.len() * columns);
+            let values = random::elements(*seed, name, start, count, inputs, self.config.hidden_size);
+            return Ok(bytemuck::pod_collect_to_vec(&values));
         }
-        Ok(bytemuck::pod_collect_to_vec(&to_f32(name, stored, &bytes)?))
+        let bytes = self.source.read_rows(self.names, name, range)?;
+        let stored = self.source.format(self.names, name);
+        check_finite(name, stored, &bytes)?;
+        let dense = match stored {
+            _ if stored == format => return Ok(bytes),
+            Format::F16 => StoredType::F16,
+            Format::BF16 => StoredType::BF16,
+            _ => return Ok(bytemuck::pod_collect_to_vec(&cpu::dequantize(stored, &bytes, columns))),
+        };
+        Ok(bytemuck::pod_collect_to_vec(&to_f32(name, dense, &bytes)?))
     }
 
     /// All of a tensor as f32.
     fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let (rows, columns) = match *shape {
-            [rows, columns] => (rows, columns),
-            _ => (shape.iter().product(), 1),
+        let (&rows, &columns) = (shape.first().unwrap_or(&1), shape.last().unwrap_or(&1));
+        // Of a vector only the source knows that it is one.
+        let columns = match (self.source, shape) {
+            (Source::Random { .. }, [_]) => 1,
+            _ => columns,
         };
         Ok(bytemuck::pod_collect_to_vec(&self.rows(name, columns, rows, 0..rows, Format::F32)?))
     }
@@ -211,9 +106,18 @@ impl Loader<'_> {
     }
 
     /// Matrices of `inputs` columns that are stored as they are used, `[out, in]`, one over the other.
-    fn matrix(&self, parts: &[(String, usize)], inputs: usize) -> Result<Weight> {
-        let names: Vec<String> = parts.iter().map(|(name, _)| name.clone()).collect();
-        let format = self.source.format(self.names, &names);
+    fn matrix(&self, mut parts: &[(String, usize)], inputs: usize) -> Result<Weight> {
+        let mut runs = Vec::new();
+        for (format, count) in self.source.runs(self.names, parts) {
+            let (run, rest) = parts.split_at(count.min(parts.len()));
+            runs.push(self.run(run, inputs, format)?);
+            parts = rest;
+        }
+        Weight::stacked(runs)
+    }
+
+    /// Matrices that are kept in one format.
+    fn run(&self, parts: &[(String, usize)], inputs: usize, format: Format) -> Result<Weight> {
         let rows = parts.iter().map(|(_, rows)| rows).sum();
         Weight::from_rows(self.gpu, (rows, inputs), format, |range| {
             let (mut bytes, mut first) = (Vec::new(), 0);
@@ -230,7 +134,7 @@ impl Loader<'_> {
 
     /// A Conv1D: stored `[in, out]`, used `[out, in]`.
     fn turned(&self, name: &str, (inputs, outputs): (usize, usize)) -> Result<Weight> {
-        let format = self.source.format(self.names, &[name.to_owned()]);
+        let format = self.source.format(self.names, name);
         let stored = self.rows(name, outputs, inputs, 0..inputs, format)?;
         let turned = match DType::from(format).bytes() {
             2 => transpose::<2>(&stored, inputs, outputs),
@@ -305,25 +209,10 @@ fn transpose<const N: usize>(stored: &[u8], rows: usize, columns: usize) -> Vec<
     turned
 }
 
-/// A weight that is NaN or infinite poisons every token; say which tensor it is.
-fn check_finite(name: &str, stored: StoredType, bytes: &[u8]) -> Result<()> {
-    // All bits of the exponent are set.
-    let halves = |mask: u16| bytes.as_chunks::<2>().0.iter().filter(|b| u16::from_le_bytes(**b) & mask == mask).count();
-    let count = match stored {
-        StoredType::F16 => halves(0x7c00),
-        StoredType::BF16 => halves(0x7f80),
-        _ => bytes.as_chunks::<4>().0.iter().filter(|b| !f32::from_le_bytes(**b).is_finite()).count(),
-    };
-    match count {
-        0 => Ok(()),
-        count => Err(Error::NonFinite { what: format!("tensor `{name}`"), count: count as u64 }),
-    }
-}
-
 impl Weights {
     /// Reads and uploads everything.
     pub(crate) fn load(gpu: &GpuCompute, config: &Config, source: &Source<'_>) -> Result<Weights> {
-        let names = Names::of(config.family);
+        let names = source.names(config);
         let loader = Loader { gpu, config, names, source };
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
         let table = |name: &str| loader.matrix(&[(format!("{name}.weight"), vocab)], hidden);

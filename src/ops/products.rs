@@ -275,7 +275,7 @@ pub fn linear_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'
     // Whatever its dimensions, x is rows here.
     let rows = x.first_rows(x.rows())?;
     for chunk in &w.chunks {
-        let rows_of_w = (&Matrices::from(&chunk.tensor), w.format());
+        let rows_of_w = (&Matrices::from(&chunk.tensor), chunk.format);
         transpose_b(pass, &Matrices::from(&rows), rows_of_w, epilogue, 1.0, chunk.first_row, out)?;
     }
     Ok(())
@@ -344,9 +344,8 @@ pub fn matvec_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'
             column: count(OP, chunk.first_row)?,
             columns: count(OP, columns)?,
         };
-        let format = w.format();
+        let (w, format, bias_or_any) = (&chunk.tensor, chunk.format, bias.unwrap_or(x));
         pass.reads(format);
-        let (w, bias_or_any) = (&chunk.tensor, bias.unwrap_or(x));
         pass.cost(flops(m, x.columns(), w.rows()));
         pass.moves(bytes(&[x, w], bias, (4 * m * columns) as u64));
         if subgroups {

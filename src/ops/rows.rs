@@ -48,7 +48,7 @@ pub fn embed(pass: &mut Pass, rows: &Tensor, w: &Weight, positions: Option<&Tens
         };
         // A row of each table is read for each that is written.
         pass.moves(if positions.is_some() { 3.0 } else { 2.0 } * out.bytes() as f64);
-        pass.reads(w.format());
+        pass.reads(chunk.format);
         let modes = k::embed::Modes { positions: positions.is_some().into() };
         let args = k::embed::Args { rows, w: &chunk.tensor, positions: positions.unwrap_or(&chunk.tensor), out };
         let knobs = k::embed::Knobs::default();
@@ -90,7 +90,7 @@ pub fn gather(pass: &mut Pass, ids: &Tensor, w: &Weight, out: &mut Tensor) -> Re
             rows: count(OP, w.rows())?,
         };
         pass.moves(2.0 * out.bytes() as f64);
-        pass.reads(w.format());
+        pass.reads(chunk.format);
         let (args, knobs) = (k::gather::Args { ids, w: &chunk.tensor, out }, k::gather::Knobs::default());
         pass.run(&args, params, (knobs, Default::default()), k::gather::grid(&params, &knobs))?;
     }

@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 use crate::gpu::GpuCompute;
 use crate::kernel::Format;
 
-/// A matrix `[rows, columns]` in a stored format, as row chunks that each fit one binding.
+/// A matrix `[rows, columns]` in a stored format, as row chunks that each fit one binding. One that is
+/// [stacked](Weight::stacked) of others has their formats.
 ///
 /// ```
 /// use gristmill::{ComputeBackend, Format, GpuCompute, Weight, ops};
@@ -32,13 +33,14 @@ pub struct Weight {
     pub(crate) chunks: Vec<Chunk>,
     rows: usize,
     columns: usize,
-    format: Format,
+    format: Option<Format>,
 }
 
 /// Some rows of a [`Weight`]: `tensor` is `[n, columns]`, or `[n, words]` in a quantised format.
 #[derive(Debug, Clone)]
 pub(crate) struct Chunk {
     pub(crate) first_row: usize,
+    pub(crate) format: Format,
     pub(crate) tensor: Tensor,
 }
 
@@ -59,8 +61,8 @@ impl Weight {
         self.columns
     }
 
-    /// How it is stored.
-    pub fn format(&self) -> Format {
+    /// How it is stored; `None` if its parts are stored differently.
+    pub fn format(&self) -> Option<Format> {
         self.format
     }
 
@@ -103,7 +105,46 @@ impl Weight {
             None => vec![host_chunk((rows, columns), format, read)?],
             Some(_) => device_chunks(gpu, (rows, columns), format, limit, read)?,
         };
-        Ok(Weight { chunks, rows, columns, format })
+        Ok(Weight { chunks, rows, columns, format: Some(format) })
+    }
+
+    /// The parts, one over the other, each in its format, as one matrix: what is multiplied with the same rows, such as
+    /// queries, keys and values, is then one call, with a dispatch per part. Nothing is copied.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if they differ in columns, there is none, or another one follows a part whose rows are not a multiple
+    /// of 4: kernels write four columns at a time.
+    ///
+    /// ```
+    /// use gristmill::{ComputeBackend, Format, GpuCompute, Weight, ops};
+    ///
+    /// let gpu = GpuCompute::new(ComputeBackend::Cpu)?;
+    /// let (four, one) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], [0.5, 0.25]);
+    /// let (four, one) =
+    ///     (Weight::from_f32(&gpu, &four, (4, 2), Format::F16)?, Weight::from_f32(&gpu, &one, (1, 2), Format::F32)?);
+    /// let w = Weight::stacked(vec![four, one])?;
+    /// assert_eq!((w.rows(), w.format()), (5, None));
+    /// let (mut pass, x, mut y) = (gpu.pass(), gpu.tensor(&[1.0, 10.0], &[1, 2])?, gpu.zeros(&[1, 5])?);
+    /// ops::linear(&mut pass, &x, &w, None, &mut y)?;
+    /// pass.submit()?;
+    /// assert_eq!(gpu.read::<f32>(&y)?, [21.0, 43.0, 65.0, 87.0, 3.0]);
+    /// # Ok::<(), gristmill::Error>(())
+    /// ```
+    pub fn stacked(parts: Vec<Weight>) -> Result<Weight> {
+        let mut parts = parts.into_iter();
+        let wrong = |message| Error::Shape { op: "Weight::stacked", message };
+        let mut whole = parts.next().ok_or_else(|| wrong("no parts".to_owned()))?;
+        for part in parts {
+            if part.columns != whole.columns || !whole.rows.is_multiple_of(4) {
+                let (above, below) = ([whole.rows, whole.columns], [part.rows, part.columns]);
+                return Err(wrong(format!("{below:?} below {above:?}; as many columns, and 4, 8, .. rows, are needed")));
+            }
+            let moved = |chunk: Chunk| Chunk { first_row: chunk.first_row + whole.rows, ..chunk };
+            whole.chunks.extend(part.chunks.into_iter().map(moved));
+            whole.rows += part.rows;
+            whole.format = whole.format.filter(|&format| part.format == Some(format));
+        }
+        Ok(whole)
     }
 
     /// A weight `[rows, columns]` from dense floats, rounded to `format`, which is not a quantised one: how to quantise well
@@ -195,12 +236,12 @@ fn device_chunks(
                 staged = 0;
             }
         }
-        chunks.push(Chunk { first_row, tensor });
+        chunks.push(Chunk { first_row, format, tensor });
     }
     Ok(chunks)
 }
 
-/// On the CPU backend a weight is one matrix in its format: dense, or with quantised rows as on a device.
+/// On the CPU backend a weight of one format is one chunk: dense, or with quantised rows as on a device.
 fn host_chunk(
     (rows, columns): (usize, usize),
     format: Format,
@@ -225,7 +266,7 @@ fn host_chunk(
             place.copy_from_slice(&block);
         }
     }
-    Ok(Chunk { first_row: 0, tensor: Tensor::on_host(words, &shape, dtype)? })
+    Ok(Chunk { first_row: 0, format, tensor: Tensor::on_host(words, &shape, dtype)? })
 }
 
 fn wrong_block(block: &[u8], rows: usize, row_bytes: usize) -> Error {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use gristmill::model::{Checkpoint, Config, KvType, SessionOptions, Tokenizer};
+use gristmill::model::{Checkpoint, Config, KvType, ModelFiles, SessionOptions, Tokenizer};
 use gristmill::{Error, GpuCompute, GpuModel};
 
 use crate::demo;
@@ -16,9 +16,9 @@ const MAX_CONFIG: u64 = 1 << 20;
 /// Which model.
 #[derive(clap::Args)]
 pub(crate) struct ModelArgs {
-    /// A Hugging Face folder of a GPT-2, Llama, Qwen2 or Qwen3: config.json, model.safetensors or its shards, and tokenizer.json if text is to
-    /// be read or written [default: the model that is built in]
-    #[arg(long, value_name = "DIR")]
+    /// A GPT-2, Llama, Qwen2 or Qwen3: a GGUF file; or a Hugging Face folder with config.json, model.safetensors or its shards, and
+    /// tokenizer.json if text is to be read or written [default: the model that is built in]
+    #[arg(long, value_name = "PATH")]
     pub(crate) model: Option<PathBuf>,
     /// Random weights, the same on every machine, for timing: `gpt2-small`, or a config.json. It has no tokenizer
     #[arg(long, value_name = "CONFIG", conflicts_with = "model")]
@@ -62,12 +62,12 @@ impl TokenArgs {
 
 /// A model that was looked at and is not on a device yet.
 pub(crate) struct Source {
-    /// A folder, `demo`, or `random CONFIG`.
+    /// A path, `demo`, or `random CONFIG`.
     pub(crate) name: String,
     pub(crate) config: Config,
     pub(crate) tokenizer: Option<Tokenizer>,
     /// `None`: random weights.
-    checkpoint: Option<Checkpoint>,
+    files: Option<ModelFiles>,
 }
 
 impl ModelArgs {
@@ -78,18 +78,24 @@ impl ModelArgs {
     pub(crate) fn open(&self) -> Result<Source, Failure> {
         if let Some(config) = &self.random {
             let name = format!("random {config}");
-            return Ok(Source { name, config: random_config(config)?, tokenizer: None, checkpoint: None });
+            return Ok(Source { name, config: random_config(config)?, tokenizer: None, files: None });
         }
-        let (name, checkpoint, tokenizer) = match &self.model {
-            Some(dir) => (dir.display().to_string(), Checkpoint::open(dir)?, Tokenizer::load(dir)?),
+        let (name, files, tokenizer) = match &self.model {
+            Some(path) => {
+                let files = ModelFiles::open(path)?;
+                let tokenizer = match &files {
+                    ModelFiles::Folder(_) => Tokenizer::load(path)?,
+                    _ => None,
+                };
+                (path.display().to_string(), files, tokenizer)
+            }
             None => {
-                let files = demo::FILES.ok_or_else(|| usage("this build has no model of its own; give --model DIR"))?;
+                let files = demo::FILES.ok_or_else(|| usage("this build has no model of its own; give --model PATH"))?;
                 let checkpoint = Checkpoint::from_memory(files.config, files.weights)?;
-                ("demo".to_owned(), checkpoint, Some(Tokenizer::from_bytes(files.tokenizer)?))
+                ("demo".to_owned(), checkpoint.into(), Some(Tokenizer::from_bytes(files.tokenizer)?))
             }
         };
-        let config = Config::from_json(checkpoint.config_json())?;
-        Ok(Source { name, config, tokenizer, checkpoint: Some(checkpoint) })
+        Ok(Source { name, config: files.config()?, tokenizer, files: Some(files) })
     }
 }
 
@@ -108,8 +114,8 @@ fn random_config(name: &str) -> Result<Config, Failure> {
 impl Source {
     /// Puts the model on a device, with room for a session.
     pub(crate) fn load(&self, gpu: &GpuCompute, options: &SessionOptions) -> gristmill::Result<GpuModel> {
-        match &self.checkpoint {
-            Some(checkpoint) => GpuModel::from_checkpoint_with(gpu, checkpoint, options),
+        match &self.files {
+            Some(files) => GpuModel::from_files_with(gpu, files, options),
             None => GpuModel::random_with(gpu, &self.config, RANDOM_SEED, options),
         }
     }
@@ -117,7 +123,7 @@ impl Source {
     /// The ids of a text.
     pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>, Failure> {
         let missing = || {
-            let message = format!("{} has no tokenizer.json, so it reads no text; give ids with --tokens", self.name);
+            let message = format!("{} has no tokenizer, so it reads no text; give ids with --tokens", self.name);
             Error::Tokenizer(message)
         };
         Ok(self.tokenizer.as_ref().ok_or_else(missing)?.encode(text)?)

@@ -193,41 +193,65 @@ impl Scaled<'_> {
         }))
     }
 
-    /// YaRN: pairs that turn often within the original context stay, those that turn seldom are stretched, with a ramp
-    /// between, and all are enlarged. Peng et al. 2023, arXiv 2309.00071, sections 3.1 to 3.4.
+    /// See [`yarn`].
     fn yarn(self) -> Result<Rotary> {
         let original = self.original_positions()?;
         let factor = self.parameters.positive("factor")?.unwrap_or(self.config.n_positions as f64 / original);
         let non_zero = |key| Ok::<_, Error>(self.parameters.real(key)?.filter(|&v| v != 0.0));
         let (fast, slow) = (non_zero("beta_fast")?.unwrap_or(32.0), non_zero("beta_slow")?.unwrap_or(1.0));
-        let (pairs, dim, base) = (self.rotary.frequencies.len(), self.config.head_dim as f64, self.rotary.base);
-        if base == 1.0 {
-            return Err(self
-                .parameters
-                .bad("rope_theta", "1 makes all pairs turn alike, and yarn tells them apart".into()));
-        }
-        // The pair that turns so many times within the original context.
-        let pair = |turns: f64| dim * libm::log(original / (turns * 2.0 * PI)) / (2.0 * libm::log(base));
-        let (low, high) = match self.parameters.flag("truncate", true)? {
-            true => (pair(fast).floor(), pair(slow).ceil()),
-            false => (pair(fast), pair(slow)),
-        };
-        let (low, high) = (low.max(0.0), high.min(dim - 1.0));
-        let high = if low == high { high + 0.001 } else { high };
+        let truncate = self.parameters.flag("truncate", true)?;
         let magnitude = match self.parameters.real("attention_factor")? {
-            Some(magnitude) => magnitude,
+            Some(magnitude) => Some(magnitude),
             None => match (non_zero("mscale")?, non_zero("mscale_all_dim")?) {
-                (Some(one), Some(all)) => enlarged(factor, one) / enlarged(factor, all),
-                _ => enlarged(factor, 1.0),
+                (Some(one), Some(all)) => Some(enlarged(factor, one) / enlarged(factor, all)),
+                _ => None,
             },
         };
-        let mut rotary = self.rotary;
-        for (i, frequency) in rotary.frequencies.iter_mut().enumerate().take(pairs) {
-            let ramp = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
-            *frequency = *frequency / factor * ramp + *frequency * (1.0 - ramp);
-        }
-        Ok(Rotary { magnitude, ..rotary })
+        let stretched = Yarn { factor, original, fast, slow, truncate };
+        let rotary = yarn(self.rotary, &stretched).map_err(|message| self.parameters.bad("rope_theta", message))?;
+        Ok(Rotary { magnitude: magnitude.unwrap_or(rotary.magnitude), ..rotary })
     }
+}
+
+/// What [`yarn`] stretches by.
+pub(super) struct Yarn {
+    /// Positions of the stretched context for each of the original one.
+    pub(super) factor: f64,
+    /// Positions the model was trained on before its context was stretched.
+    pub(super) original: f64,
+    /// Pairs that turn as often within them, or more often, stay.
+    pub(super) fast: f64,
+    /// Pairs that turn as often, or less often, are stretched.
+    pub(super) slow: f64,
+    /// Whether the ramp between them begins and ends at whole pairs.
+    pub(super) truncate: bool,
+}
+
+/// YaRN: pairs that turn often within the original context stay, those that turn seldom are stretched, with a ramp between,
+/// and all are enlarged. Peng et al. 2023, arXiv 2309.00071, sections 3.1 to 3.4.
+///
+/// # Errors
+/// In words, if all pairs turn alike.
+pub(super) fn yarn(rotary: Rotary, stretched: &Yarn) -> Result<Rotary, String> {
+    let &Yarn { factor, original, fast, slow, truncate } = stretched;
+    let (dim, base) = (rotary.dim() as f64, rotary.base);
+    if base == 1.0 {
+        return Err("a base of 1 makes all pairs turn alike, and yarn tells them apart".to_owned());
+    }
+    // The pair that turns so many times within the original context.
+    let pair = |turns: f64| dim * libm::log(original / (turns * 2.0 * PI)) / (2.0 * libm::log(base));
+    let (low, high) = match truncate {
+        true => (pair(fast).floor(), pair(slow).ceil()),
+        false => (pair(fast), pair(slow)),
+    };
+    let (low, high) = (low.max(0.0), high.min(dim - 1.0));
+    let high = if low == high { high + 0.001 } else { high };
+    let stretch = |(i, frequency): (usize, &f64)| {
+        let ramp = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+        frequency / factor * ramp + frequency * (1.0 - ramp)
+    };
+    let frequencies = rotary.frequencies.iter().enumerate().map(stretch).collect();
+    Ok(Rotary { frequencies, magnitude: enlarged(factor, 1.0), scaling: "yarn".to_owned(), ..rotary })
 }
 
 /// 0.1 m ln(factor) + 1, for a context that is stretched.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::kernel::Format;
+
 /// How a tensor is stored.
 ///
 /// ```
@@ -74,6 +76,23 @@ impl GgmlType {
     /// Bytes of a block.
     pub const fn block_bytes(self) -> u64 {
         self.row().3
+    }
+
+    /// The format of a [`Weight`](crate::Weight) that keeps the type: the same numbers.
+    pub const fn format(self) -> Format {
+        match self {
+            Self::F32 => Format::F32,
+            Self::F16 => Format::F16,
+            Self::BF16 => Format::BF16,
+            Self::Q8_0 => Format::Q8_0,
+            Self::Q4_0 => Format::Q4_0,
+            Self::Q4_1 => Format::Q4_1,
+            Self::Q5_0 => Format::Q5_0,
+            Self::Q5_1 => Format::Q5_1,
+            Self::Q4K => Format::Q4K,
+            Self::Q5K => Format::Q5K,
+            Self::Q6K => Format::Q6K,
+        }
     }
 
     /// The type of that number in a file, or what is to be said of a number that is none.
