@@ -155,7 +155,13 @@ fn a_stack_is_its_parts() {
                     let alone = product(&part((format, rows)), &bias[first..][..rows]);
                     for row in 0..m {
                         let (got, expected) = (&whole[row * 23 + first..][..rows], &alone[row * rows..][..rows]);
-                        assert_eq!(got, expected, "{} in a stack with {}, row {row} of {m}", format.name(), other.name());
+                        assert_eq!(
+                            got,
+                            expected,
+                            "{} in a stack with {}, row {row} of {m}",
+                            format.name(),
+                            other.name()
+                        );
                     }
                     first += rows;
                 }
@@ -169,7 +175,8 @@ fn a_stack_is_its_parts() {
             pass.submit().unwrap();
             let got = gpu.read::<f32>(&out).unwrap();
             let row = |format, row: usize| expected(format)[row * COLUMNS..][..COLUMNS].to_vec();
-            let rows = [(format, 7), (format, 0), (other, 0), (other, 3), (format, 0), (format, 7), (other, 0), (other, 2)];
+            let rows =
+                [(format, 7), (format, 0), (other, 0), (other, 3), (format, 0), (format, 7), (other, 0), (other, 2)];
             let mut expected: Vec<u32> = rows.into_iter().flat_map(|(format, at)| row(format, at)).collect();
             expected.extend([0; COLUMNS]);
             let same = got.iter().zip(&expected).all(|(got, expected)| got.to_bits() == *expected);
@@ -177,7 +184,8 @@ fn a_stack_is_its_parts() {
         }
         let refused = |parts: Vec<Weight>| Weight::stacked(parts).unwrap_err().to_string();
         let part = |rows, columns| weight(gpu, Format::F16, (rows, columns));
-        let dense = |rows, columns| Weight::from_f32(gpu, &vec![0.0; rows * columns], (rows, columns), Format::F16).unwrap();
+        let dense =
+            |rows, columns| Weight::from_f32(gpu, &vec![0.0; rows * columns], (rows, columns), Format::F16).unwrap();
         assert!(refused(vec![dense(4, 6), dense(4, 7)]).contains("[4, 7] below [4, 6]"));
         assert!(refused(vec![part(3, COLUMNS).unwrap(), part(4, COLUMNS).unwrap()]).contains("4, 8"));
         assert!(refused(Vec::new()).contains("no parts"));

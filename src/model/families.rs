@@ -66,12 +66,7 @@ const LLAMA: Names = Names {
 };
 
 /// As llama.cpp names tensors; its converters turn matrices, so that all are stored `[out, in]`.
-const GPT2_GGUF: Names = Names {
-    positions: "position_embd",
-    qkv: &["attn_qkv"],
-    up: &["ffn_up"],
-    ..LLAMA_GGUF
-};
+const GPT2_GGUF: Names = Names { positions: "position_embd", qkv: &["attn_qkv"], up: &["ffn_up"], ..LLAMA_GGUF };
 
 const LLAMA_GGUF: Names = Names {
     prefix: "",

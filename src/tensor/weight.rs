@@ -137,7 +137,9 @@ impl Weight {
         for part in parts {
             if part.columns != whole.columns || !whole.rows.is_multiple_of(4) {
                 let (above, below) = ([whole.rows, whole.columns], [part.rows, part.columns]);
-                return Err(wrong(format!("{below:?} below {above:?}; as many columns, and 4, 8, .. rows, are needed")));
+                return Err(wrong(format!(
+                    "{below:?} below {above:?}; as many columns, and 4, 8, .. rows, are needed"
+                )));
             }
             let moved = |chunk: Chunk| Chunk { first_row: chunk.first_row + whole.rows, ..chunk };
             whole.chunks.extend(part.chunks.into_iter().map(moved));

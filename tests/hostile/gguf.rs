@@ -4,12 +4,14 @@
 //! which an allocator counts. How long it takes is bounded by how the reader is built, a few passes over the header's
 //! bytes, and not asserted here.
 //!
-//! What a model makes of its metadata is not the reader's to judge. Of G37 to G45 the tests are what the getters say; a
+//! What a model makes of its metadata is not the reader's to judge. Of G37 to G45 the tests here are what the getters say; a
 //! layer count of zero, or a head that does not divide, is for the admission of a model to refuse. So are weights that are
-//! NaN (G46, G49): a reader hands over bytes.
+//! NaN (G46, G49): a reader hands over bytes. The tests of that are in `gguf/model.rs`.
 
 #[path = "gguf/bytes.rs"]
 mod bytes;
+#[path = "gguf/model.rs"]
+mod model;
 
 use std::fs;
 use std::path::Path;

@@ -90,7 +90,8 @@ impl ModelArgs {
                 (path.display().to_string(), files, tokenizer)
             }
             None => {
-                let files = demo::FILES.ok_or_else(|| usage("this build has no model of its own; give --model PATH"))?;
+                let files =
+                    demo::FILES.ok_or_else(|| usage("this build has no model of its own; give --model PATH"))?;
                 let checkpoint = Checkpoint::from_memory(files.config, files.weights)?;
                 ("demo".to_owned(), checkpoint.into(), Some(Tokenizer::from_bytes(files.tokenizer)?))
             }

@@ -9,7 +9,7 @@ use super::rope::{Yarn, yarn};
 use super::{Config, Family, Rotary};
 use crate::error::{Error, Result};
 use crate::model::checkpoint::json::show;
-use crate::model::gguf::{Gguf, GgmlType, Value};
+use crate::model::gguf::{GgmlType, Gguf, Value};
 use crate::model::weights::ROPE_FACTORS;
 use crate::ops::{Activation, Gelu, Pairing};
 

@@ -132,7 +132,8 @@ impl<'a> Source<'a> {
     pub(in crate::model) fn kept(&self, names: &Names, config: &Config, name: &str) -> Format {
         let parts = names.beside(config, name);
         let place = parts.iter().position(|(part, _)| part == name).unwrap_or(0);
-        let formats = self.runs(names, &parts).into_iter().flat_map(|(format, count)| std::iter::repeat_n(format, count));
+        let formats =
+            self.runs(names, &parts).into_iter().flat_map(|(format, count)| std::iter::repeat_n(format, count));
         formats.into_iter().nth(place).unwrap_or_default()
     }
 
