@@ -103,6 +103,9 @@ fn weights(gpu: &GpuCompute, config: &Config, source: &Source<'_>) -> Result<u64
                 ([copies, vector.iter().product()], Format::F32)
             }
         };
+        // The elements of a quantised row are the words that it takes.
+        let words = |columns: usize| if format.is_quantized() { format.row_bytes(columns) / 4 } else { columns };
+        let shape = [shape[0], words(shape[1])];
         total = total.saturating_add(tensor_bytes(gpu, &shape, format.into())?);
     }
     Ok(total)

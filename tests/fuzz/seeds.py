@@ -47,7 +47,46 @@ BLOCKS = {0: (1, 4), 1: (1, 2), 30: (1, 2), 8: (32, 34), 2: (32, 18), 3: (32, 20
           12: (256, 144), 13: (256, 176), 14: (256, 210)}
 
 
+def model(architecture, kind=0):
+    """A model of one layer, 32 wide, its matrices of a type: all zero, which is a number in each."""
+    gpt2 = architecture == "gpt2"
+    u32 = {"block_count": 1, "context_length": 8, "embedding_length": 32, "feed_forward_length": 32, "vocab_size": 3,
+           "attention.head_count": 2, "attention.head_count_kv": 2 if gpt2 else 1}
+    keys = [key("general.architecture", 8, string(architecture)), key("tokenizer.ggml.eos_token_id", 4, struct.pack("<I", 2))]
+    keys += [key(f"{architecture}.{name}", 4, struct.pack("<I", value)) for name, value in u32.items()]
+    eps = "layer_norm_epsilon" if gpt2 else "layer_norm_rms_epsilon"
+    keys.append(key(f"{architecture}.attention.{eps}", 6, struct.pack("<f", 1e-5)))
+    matrices = {"token_embd": [32, 3], "blk.0.attn_output": [32, 32], "blk.0.ffn_up": [32, 32], "blk.0.ffn_down": [32, 32]}
+    vectors = {"output_norm": 32, "blk.0.attn_norm": 32, "blk.0.ffn_norm": 32}
+    if gpt2:
+        matrices["blk.0.attn_qkv"] = [32, 96]
+        vectors.update({f"{name}.bias": 32 for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm")})
+        vectors.update({f"{name}.bias": dims[1] for name, dims in matrices.items() if name != "token_embd"})
+        matrices["position_embd"] = [32, 8]
+    else:
+        keys.append(key(f"{architecture}.rope.freq_base", 6, struct.pack("<f", 1e4)))
+        matrices.update({"blk.0.attn_q": [32, 32], "blk.0.attn_k": [32, 16], "blk.0.attn_v": [32, 16], "blk.0.ffn_gate": [32, 32]})
+    if architecture == "qwen2":
+        vectors.update({"blk.0.attn_q.bias": 32, "blk.0.attn_k.bias": 16, "blk.0.attn_v.bias": 16})
+    if architecture == "qwen3":
+        vectors.update({"blk.0.attn_q_norm": 16, "blk.0.attn_k_norm": 16})
+    if architecture == "llama":
+        keys.append(key("llama.rope.scaling.type", 8, string("yarn")))
+        keys.append(key("llama.rope.scaling.factor", 6, struct.pack("<f", 2)))
+    records, offset = [], 0
+    tensors = [(name, dims, kind) for name, dims in matrices.items()] + [(name, [n], 0) for name, n in vectors.items()]
+    for name, dims, of in tensors:
+        name = name if name.endswith(".bias") else f"{name}.weight"
+        records.append(tensor(name, dims, of, offset))
+        elements, size = BLOCKS[of]
+        count = dims[0] * (dims[1] if len(dims) > 1 else 1)
+        offset += count // elements * size + -(count // elements * size) % 32
+    return gguf(keys, records, offset)
+
+
 def seeds_gguf():
+    for architecture, kind in [("llama", 2), ("qwen2", 8), ("qwen3", 1), ("gpt2", 30), ("gpt2", 0)]:
+        write("gguf", f"model_{architecture}_{kind}", model(architecture, kind))
     write("gguf", "empty", gguf([], []))
     for kind, code in NUMBERS.items():
         one = struct.pack("<" + code, 1)

@@ -5,17 +5,19 @@
 #![allow(dead_code, reason = "each fuzz target uses one of these functions")]
 
 use std::fs;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gristmill::model::gguf::Value;
-use gristmill::model::{Checkpoint, Config, Gguf, Tokenizer, to_f32};
+use gristmill::model::{Checkpoint, Config, Gguf, ModelFiles, SessionOptions, Tokenizer, to_f32};
+use gristmill::{ComputeBackend, GpuCompute, GpuModel};
 
 /// Every target by its name, which is that of its seeds' folder.
 #[allow(clippy::type_complexity, reason = "a table")]
 pub(crate) const TARGETS: [(&str, fn(&[u8])); 5] =
     [("gguf", gguf), ("safetensors", safetensors), ("index", index), ("config", config), ("tokenizer", tokenizer)];
 
-/// A GGUF file: the header, then everything it offers.
+/// A GGUF file: the header, everything it offers, and the model it is.
 pub(crate) fn gguf(data: &[u8]) {
     let Ok(gguf) = Gguf::from_memory(data.to_vec()) else { return };
     let _ = format!("{gguf:?}");
@@ -34,6 +36,23 @@ pub(crate) fn gguf(data: &[u8]) {
         if let (Value::Array(array), Ok(Some(strings))) = (value, gguf.strs(key)) {
             assert_eq!(strings.strs().count(), array.len());
         }
+    }
+    model(&gguf.into());
+}
+
+/// Loads a small model and runs a token through it.
+fn model(files: &ModelFiles) {
+    static CPU: LazyLock<GpuCompute> = LazyLock::new(|| GpuCompute::new(ComputeBackend::Cpu).expect("the CPU backend"));
+    let Ok(config) = files.config() else { return };
+    let options = SessionOptions { context: 1, ..SessionOptions::new(&config) };
+    let Ok(footprint) = GpuModel::footprint(&CPU, files, 1, &options) else { return };
+    if footprint.total() > 1 << 24 {
+        return;
+    }
+    if let Ok(model) = GpuModel::from_files_with(&CPU, files, &options) {
+        assert_eq!(model.weight_bytes(), footprint.weights);
+        let logits = model.forward_gpu(&[0]).expect("a token of any vocabulary");
+        assert_eq!(logits.len(), config.vocab_size);
     }
 }
 
