@@ -97,11 +97,13 @@ impl Oracle {
     }
 }
 
-fn ids(value: &serde_json::Value) -> Vec<u32> {
+/// A list of token ids.
+pub fn ids(value: &serde_json::Value) -> Vec<u32> {
     value.as_array().into_iter().flatten().map(|v| v.as_u64().expect("an id") as u32).collect()
 }
 
-fn floats(value: &serde_json::Value) -> Vec<f64> {
+/// A list of numbers.
+pub fn floats(value: &serde_json::Value) -> Vec<f64> {
     value.as_array().into_iter().flatten().map(|v| v.as_f64().expect("a number")).collect()
 }
 
