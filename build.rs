@@ -169,7 +169,16 @@ fn emit_values(out: &mut String, ty: &str, constants: &[Constant]) -> std::fmt::
     if values.is_empty() {
         writeln!(out, "            let _ = out;")?;
     }
-    writeln!(out, "        }}\n    }}")
+    writeln!(out, "        }}\n    }}")?;
+    if ty != "Knobs" {
+        return Ok(());
+    }
+    let read: Vec<String> =
+        (0..).zip(constants).map(|(i, c)| format!("{}: at({i}, {})", field(c), c.default)).collect();
+    writeln!(out, "    #[cfg(feature = \"gpu\")]\n    impl crate::tuning::Knobs for Knobs {{")?;
+    writeln!(out, "        const KERNEL: &'static Kernel = &KERNEL;\n        fn read(values: &[u32]) -> Self {{")?;
+    writeln!(out, "            let at = |i: usize, default: u32| values.get(i).copied().unwrap_or(default);")?;
+    writeln!(out, "            Knobs {{ {} }}\n        }}\n    }}", read.join(", "))
 }
 
 /// `Args`: a reference per binding, `&mut` where the kernel writes.

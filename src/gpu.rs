@@ -10,7 +10,7 @@
 mod existing;
 mod opening;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::adapter::AdapterFacts;
@@ -18,13 +18,15 @@ use crate::cache::Cache;
 use crate::counters::{Counters, Stats};
 use crate::encode::Clock;
 use crate::error::{Error, Result};
-use crate::kernel::ParamsVia;
+use crate::kernel::{Kernel, MAX_CONSTANTS, ParamsVia};
+use crate::own_kernel::OwnKernel;
 use crate::pass::Pass;
 use crate::pool::{GpuBufferPool, Kind, PoolStats};
 use crate::queue::seam::{Seam, WgpuSeam};
 use crate::queue::{Driver, Poller, Settings, SubmissionQueue};
 use crate::result::AsyncGpuResult;
 use crate::tensor::{DType, STAGING_BYTES, Tensor, device_bytes, host_words, to_pitch, to_words};
+use crate::tuning::{ShapeClass, Trial, Tuning};
 
 /// Where to compute.
 ///
@@ -130,6 +132,10 @@ pub(crate) struct Engine {
     pub(crate) counters: Arc<Counters>,
     pub(crate) params: ParamsVia,
     pub(crate) subgroups: bool,
+    /// What kernels run with instead of their defaults.
+    tuning: RwLock<Tuning>,
+    /// One kernel that is being tuned.
+    trial: RwLock<Option<Trial>>,
     pub(crate) facts: AdapterFacts,
     /// A careful guess of this class of adapter's rate, for cutting long work into submissions.
     #[cfg_attr(not(feature = "models"), allow(dead_code, reason = "models alone need it"))]
@@ -160,6 +166,20 @@ impl GpuCompute {
     /// [`ComputeBackend::Gpu`] or [`ComputeBackend::Cpu`], never `Auto`.
     pub fn backend(&self) -> ComputeBackend {
         if self.is_gpu() { ComputeBackend::Gpu } else { ComputeBackend::Cpu }
+    }
+
+    /// Has kernels run with these knobs instead of those that ship for this adapter, in what is recorded from now on. The CPU
+    /// backend has no knobs.
+    pub fn set_tuning(&self, tuning: Tuning) {
+        if let Some(engine) = &self.inner.engine {
+            *engine.tuning.write().unwrap_or_else(PoisonError::into_inner) = tuning;
+        }
+    }
+
+    /// The knobs that kernels run with instead of their defaults.
+    pub fn tuning(&self) -> Tuning {
+        let tuning = |engine: &Engine| engine.tuning.read().unwrap_or_else(PoisonError::into_inner).clone();
+        self.inner.engine.as_ref().map(tuning).unwrap_or_default()
     }
 
     /// The adapter, unless this is the CPU backend.
@@ -415,6 +435,8 @@ impl Engine {
             },
             clock,
             seconds_per_tick,
+            tuning: RwLock::new(Tuning::shipped(&facts.name, facts.kind)),
+            trial: RwLock::default(),
             facts,
             max_binding_bytes: options.max_binding_bytes.map_or(granted, |bytes| bytes.min(granted)),
             limits,
@@ -422,6 +444,26 @@ impl Engine {
             device,
             device_queue: queue,
         })
+    }
+
+    /// The knobs that a kernel runs with, where they are not its defaults.
+    pub(crate) fn knobs(&self, kernel: &Kernel, class: ShapeClass) -> Option<[u32; MAX_CONSTANTS]> {
+        let trial = self.trial.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(trial) = trial.as_ref().filter(|trial| trial.kernel.index == kernel.index) {
+            return Some(trial.knobs);
+        }
+        self.tuning.read().unwrap_or_else(PoisonError::into_inner).knobs(kernel, class)
+    }
+
+    /// What runs in a kernel's place, and with which knobs.
+    pub(crate) fn stand_in(&self, kernel: &Kernel) -> Option<(OwnKernel, Vec<u32>)> {
+        let trial = self.trial.read().unwrap_or_else(PoisonError::into_inner);
+        trial.as_ref().filter(|trial| trial.kernel.index == kernel.index).and_then(|trial| trial.own.clone())
+    }
+
+    /// Has one kernel run with other knobs, or another text, from now on; `None`: as it is.
+    pub(crate) fn set_trial(&self, trial: Option<Trial>) {
+        *self.trial.write().unwrap_or_else(PoisonError::into_inner) = trial;
     }
 
     /// # Errors

@@ -54,6 +54,10 @@ mod slices;
 #[cfg(feature = "gpu")]
 mod tensor;
 #[cfg(feature = "gpu")]
+pub mod tuning;
+#[cfg(feature = "bench")]
+pub mod tune;
+#[cfg(feature = "gpu")]
 pub mod verify;
 
 #[cfg(feature = "bench")]
@@ -82,6 +86,7 @@ pub use {
         Why,
     },
     tensor::{DType, Tensor, Weight},
+    tuning::Tuning,
 };
 #[cfg(feature = "gpu")]
 pub use {half, wgpu};

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use crate::cache::{Blueprint, Known};
 use crate::error::{Error, Result};
-use crate::kernel::{Format, MAX_CONSTANTS, ParamsVia, UNIFORM_PARAMS, Variant, constant_spans, kernels, patch};
+use crate::kernel::{
+    Format, Kernel, MAX_CONSTANTS, ParamsVia, UNIFORM_PARAMS, Variant, constant_spans, kernels, patch,
+};
 use crate::pass::Pass;
 use crate::pool::next_id;
 use crate::reflect::{Constant, Field, Interface, Slot, reflect};
@@ -108,6 +110,11 @@ impl OwnKernel {
         &self.shared.interface
     }
 
+    /// What messages call its file.
+    pub fn path(&self) -> &str {
+        &self.shared.path
+    }
+
     /// Its text.
     pub fn source(&self) -> &str {
         &self.shared.source
@@ -145,10 +152,26 @@ impl OwnKernel {
             let tuned = patch(&self.shared.source, spans.clone());
             crate::reflect::validate(&self.shared.path, &tuned).map_err(Error::Shader)?;
         }
+        if let (Some(span), Some(functions)) = (&interface.format, variant.format.functions()) {
+            spans.push((span.clone(), functions.to_owned()));
+        }
         if variant.params == ParamsVia::Uniform {
             spans.push((interface.params_line.clone(), UNIFORM_PARAMS.to_owned()));
         }
         Ok(patch(&self.shared.source, spans))
+    }
+
+    /// The variant that computes what one of `kernel` does, with these knobs.
+    pub(crate) fn in_place_of(&self, kernel: &Kernel, variant: &Variant, knobs: &[u32]) -> Variant {
+        let interface = self.interface();
+        let modes = variant.constants.iter().skip(kernel.knobs.len());
+        let mode =
+            |name: &str| kernel.modes.iter().zip(modes.clone()).find(|(mode, _)| mode.name == name).map(|(_, v)| *v);
+        let mut constants = [0; MAX_CONSTANTS];
+        let own = (0..).zip(&interface.knobs).map(|(i, knob)| knobs.get(i).copied().unwrap_or(knob.default));
+        let own = own.chain(interface.modes.iter().map(|own| mode(&own.name).unwrap_or(own.default)));
+        constants.iter_mut().zip(own).for_each(|(value, own)| *value = own);
+        Variant { constants, ..*variant }
     }
 
     pub(crate) fn refuse(&self, message: String) -> Error {

@@ -17,6 +17,7 @@ use crate::own_kernel::OwnKernel;
 use crate::pool::{Kind, Lease};
 use crate::result::AsyncGpuResult;
 use crate::tensor::{DType, Storage, Tensor, device_bytes, unpitch};
+use crate::tuning::{Knobs, ShapeClass};
 pub(crate) use checks::checked_grid;
 use checks::{Clash, check_home, check_tensors, traffic};
 pub use recording::Recording;
@@ -109,6 +110,17 @@ impl Pass {
         Tensor::on_device(lease, 0, shape, dtype)
     }
 
+    /// The knobs of the kernel that is to write `out`.
+    pub(crate) fn knobs<K: Knobs>(&self, out: &Tensor) -> K {
+        self.knobs_for(out, Format::F32)
+    }
+
+    /// The same for a kernel that reads a weight of a format.
+    pub(crate) fn knobs_for<K: Knobs>(&self, out: &Tensor, format: Format) -> K {
+        let tuned = self.gpu.engine().and_then(|engine| engine.knobs(K::KERNEL, ShapeClass::of(out, format)));
+        tuned.map_or_else(K::default, |values| K::read(&values))
+    }
+
     /// Records one dispatch of `grid` workgroups. Called by ops, which have checked the shapes.
     pub(crate) fn run<A: Arguments>(
         &mut self,
@@ -142,8 +154,16 @@ impl Pass {
         knobs.write(&mut variant.constants);
         modes.write(variant.constants.get_mut(A::Knobs::COUNT..).unwrap_or_default());
         variant.format = format;
-        let pipeline = engine.cache.pipeline(kernel, &variant)?;
-        let bindings = engine.cache.bind_group(&blueprint, tensors)?;
+        let (pipeline, bindings) = match engine.stand_in(kernel) {
+            None => (engine.cache.pipeline(kernel, &variant)?, engine.cache.bind_group(&blueprint, tensors)?),
+            Some((own, knobs)) => {
+                let variant = own.in_place_of(kernel, &variant, &knobs);
+                let blueprint = own.blueprint();
+                engine.cache.note(own.known());
+                let pipeline = engine.cache.pipeline_of(&blueprint, &variant, || own.wgsl(&variant))?;
+                (pipeline, engine.cache.bind_group(&blueprint, tensors)?)
+            }
+        };
         let written = |name: &str| name == "out";
         let moved = traffic(tensors.iter().zip(kernel.bindings).map(|(t, slot)| (*t, slot.write, written(slot.name))));
         self.add((Which::House(kernel), pipeline, bindings), tensors, bytemuck::bytes_of(&params), grid, moved);

@@ -20,6 +20,8 @@ mod reduce;
 mod rows;
 mod runner;
 mod sample;
+#[cfg(feature = "bench")]
+mod some;
 pub(crate) mod stored;
 
 use std::collections::BTreeSet;
@@ -30,6 +32,8 @@ pub use cases::cases;
 use crate::gpu::GpuCompute;
 use crate::pass::Pass;
 use runner::{Bench, Stop};
+#[cfg(feature = "bench")]
+pub(crate) use some::Sample;
 
 /// What a case runs: it returns the worst error over its bound.
 type Run = Box<dyn Fn(&mut Bench<'_>) -> Result<f64, Stop> + Send + Sync>;

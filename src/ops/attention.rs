@@ -70,7 +70,7 @@ pub fn attention(
     };
     let half = (keys.dtype() == DType::F16).into();
     let modes = k::attention::Modes { d: count(OP, head_dim)?, causal: causal.into(), half };
+    let knobs = pass.knobs(out);
     let args = k::attention::Args { rows, qkv, keys, values, out };
-    let knobs = k::attention::Knobs::default();
     pass.run(&args, params, (knobs, modes), k::attention::grid(&params, &knobs))
 }

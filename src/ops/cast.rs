@@ -34,7 +34,7 @@ pub fn cast(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
         x_pitch: count(OP, x.pitch())?,
         out_pitch: count(OP, out.pitch())?,
     };
-    let knobs = k::cast_bits::Knobs::default();
+    let knobs = pass.knobs(out);
     let modes = k::cast_bits::Modes { kind: kind as u32 };
     let groups = k::cast_bits::grid(&params, &knobs, out.words() as u64);
     pass.run(&k::cast_bits::Args { x, out }, params, (knobs, modes), groups)

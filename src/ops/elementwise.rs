@@ -20,7 +20,8 @@ pub fn gelu(pass: &mut Pass, x: &mut Tensor, form: Gelu) -> Result<()> {
         x,
         |x| cpu::gelu(x, form),
         |pass, x, quads| {
-            let (params, knobs) = (k::gelu::Params { quads }, k::gelu::Knobs::default());
+            let knobs = pass.knobs(x);
+            let params = k::gelu::Params { quads };
             pass.run(&k::gelu::Args { x }, params, (knobs, modes), k::gelu::grid(&params, &knobs))
         },
     )
@@ -32,7 +33,8 @@ pub fn gelu(pass: &mut Pass, x: &mut Tensor, form: Gelu) -> Result<()> {
 /// [`Error::Shape`](crate::Error::Shape) unless x is f32.
 pub fn relu(pass: &mut Pass, x: &mut Tensor) -> Result<()> {
     one(pass, "relu", x, cpu::relu, |pass, x, quads| {
-        let (params, knobs) = (k::relu::Params { quads }, k::relu::Knobs::default());
+        let knobs = pass.knobs(x);
+        let params = k::relu::Params { quads };
         pass.run(&k::relu::Args { x }, params, (knobs, Default::default()), k::relu::grid(&params, &knobs))
     })
 }
@@ -45,7 +47,7 @@ pub fn sigmoid(pass: &mut Pass, x: &mut Tensor) -> Result<()> {
     const OP: &str = "sigmoid";
     one(pass, OP, x, cpu::sigmoid, |pass, x, quads| {
         let params = k::sigmoid::Params { quads, n: count(OP, x.columns())?, pitch: count(OP, x.pitch() / 4)? };
-        let knobs = k::sigmoid::Knobs::default();
+        let knobs = pass.knobs(x);
         pass.run(&k::sigmoid::Args { x }, params, (knobs, Default::default()), k::sigmoid::grid(&params, &knobs))
     })
 }
@@ -56,7 +58,8 @@ pub fn sigmoid(pass: &mut Pass, x: &mut Tensor) -> Result<()> {
 /// [`Error::Shape`](crate::Error::Shape) unless x is f32.
 pub fn silu(pass: &mut Pass, x: &mut Tensor) -> Result<()> {
     one(pass, "silu", x, cpu::silu, |pass, x, quads| {
-        let (params, knobs) = (k::silu::Params { quads }, k::silu::Knobs::default());
+        let knobs = pass.knobs(x);
+        let params = k::silu::Params { quads };
         pass.run(&k::silu::Args { x }, params, (knobs, Default::default()), k::silu::grid(&params, &knobs))
     })
 }
@@ -67,7 +70,8 @@ pub fn silu(pass: &mut Pass, x: &mut Tensor) -> Result<()> {
 /// [`Error::Shape`](crate::Error::Shape) unless x is f32.
 pub fn tanh(pass: &mut Pass, x: &mut Tensor) -> Result<()> {
     one(pass, "tanh", x, cpu::tanh, |pass, x, quads| {
-        let (params, knobs) = (k::tanh::Params { quads }, k::tanh::Knobs::default());
+        let knobs = pass.knobs(x);
+        let params = k::tanh::Params { quads };
         pass.run(&k::tanh::Args { x }, params, (knobs, Default::default()), k::tanh::grid(&params, &knobs))
     })
 }
@@ -82,7 +86,7 @@ pub fn scale(pass: &mut Pass, x: &mut Tensor, factor: f32) -> Result<()> {
     one(pass, OP, x, on_host, |pass, x, quads| {
         let (n, pitch) = (count(OP, x.columns())?, count(OP, x.pitch() / 4)?);
         let params = k::scale::Params { quads, n, pitch, factor };
-        let knobs = k::scale::Knobs::default();
+        let knobs = pass.knobs(x);
         pass.run(&k::scale::Args { x }, params, (knobs, Default::default()), k::scale::grid(&params, &knobs))
     })
 }
@@ -97,7 +101,8 @@ pub fn probe(pass: &mut Pass, x: &mut Tensor, factor: f32, times: u32) -> Result
     let on_host = |x: &Tensor| cpu::probe(x, factor, times);
     one(pass, "probe", x, on_host, |pass, x, quads| {
         pass.cost(8.0 * f64::from(quads) * f64::from(times));
-        let (params, knobs) = (k::probe::Params { quads, times, factor }, k::probe::Knobs::default());
+        let knobs = pass.knobs(x);
+        let params = k::probe::Params { quads, times, factor };
         pass.run(&k::probe::Args { x }, params, (knobs, Default::default()), k::probe::grid(&params, &knobs))
     })
 }
@@ -108,7 +113,8 @@ pub fn probe(pass: &mut Pass, x: &mut Tensor, factor: f32, times: u32) -> Result
 /// [`Error::Shape`](crate::Error::Shape) unless both have one shape; [`Error::Alias`](crate::Error::Alias).
 pub fn add(pass: &mut Pass, x: &mut Tensor, y: &Tensor) -> Result<()> {
     two(pass, ("add", "+="), x, y, cpu::add, |pass, x, y, quads| {
-        let (params, knobs) = (k::add::Params { quads }, k::add::Knobs::default());
+        let knobs = pass.knobs(x);
+        let params = k::add::Params { quads };
         pass.run(&k::add::Args { y, x }, params, (knobs, Default::default()), k::add::grid(&params, &knobs))
     })
 }
@@ -119,7 +125,8 @@ pub fn add(pass: &mut Pass, x: &mut Tensor, y: &Tensor) -> Result<()> {
 /// [`Error::Shape`](crate::Error::Shape) unless both have one shape; [`Error::Alias`](crate::Error::Alias).
 pub fn mul(pass: &mut Pass, x: &mut Tensor, y: &Tensor) -> Result<()> {
     two(pass, ("mul", "*="), x, y, cpu::mul, |pass, x, y, quads| {
-        let (params, knobs) = (k::mul::Params { quads }, k::mul::Knobs::default());
+        let knobs = pass.knobs(x);
+        let params = k::mul::Params { quads };
         pass.run(&k::mul::Args { y, x }, params, (knobs, Default::default()), k::mul::grid(&params, &knobs))
     })
 }
@@ -140,7 +147,7 @@ pub fn swiglu(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
     }
     let (x_pitch, out_pitch) = (count(OP, x.pitch())?, count(OP, out.pitch())?);
     let params = k::swiglu::Params { m: count(OP, m)?, n: count(OP, n)?, x_pitch, out_pitch };
-    let knobs = k::swiglu::Knobs::default();
+    let knobs = pass.knobs(out);
     pass.run(&k::swiglu::Args { x, out }, params, (knobs, Default::default()), k::swiglu::grid(&params, &knobs))
 }
 

@@ -43,6 +43,6 @@ pub fn transpose(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
         x_pitch: count(OP, x.pitch())?,
         out_pitch: count(OP, out.pitch())?,
     };
-    let knobs = k::transpose::Knobs::default();
+    let knobs = pass.knobs(out);
     pass.run(&k::transpose::Args { x, out }, params, (knobs, Default::default()), k::transpose::grid(&params, &knobs))
 }

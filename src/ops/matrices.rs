@@ -180,7 +180,8 @@ pub fn contiguous<'a>(pass: &mut Pass, x: impl Into<Matrices<'a>>, out: &mut Ten
         x_pitch: count(OP, x_pitch)?,
         out_pitch: count(OP, out.pitch())?,
     };
-    let (args, knobs) = (k::repitch::Args { x: x.tensor, out }, k::repitch::Knobs::default());
+    let knobs = pass.knobs(out);
+    let args = k::repitch::Args { x: x.tensor, out };
     pass.run(&args, params, (knobs, Default::default()), k::repitch::grid(&params, &knobs))
 }
 

@@ -43,7 +43,8 @@ pub fn layer_norm(
         row0: count(OP, first_row)?,
         eps,
     };
-    let (args, knobs) = (k::layer_norm::Args { x, weight, bias, out }, k::layer_norm::Knobs::default());
+    let knobs = pass.knobs(out);
+    let args = k::layer_norm::Args { x, weight, bias, out };
     pass.run(&args, params, (knobs, Default::default()), k::layer_norm::grid(&params, &knobs))
 }
 
@@ -86,7 +87,8 @@ pub fn add_layer_norm(
         out_pitch: count(OP, out.pitch())?,
         eps,
     };
-    let (args, knobs) = (k::add_layer_norm::Args { y, weight, bias, x, out }, k::add_layer_norm::Knobs::default());
+    let knobs = pass.knobs(out);
+    let args = k::add_layer_norm::Args { y, weight, bias, x, out };
     pass.run(&args, params, (knobs, Default::default()), k::add_layer_norm::grid(&params, &knobs))
 }
 
@@ -125,7 +127,8 @@ pub fn rms_norm(
         row0: count(OP, first_row)?,
         eps,
     };
-    let (args, knobs) = (k::rms_norm::Args { x, weight, out }, k::rms_norm::Knobs::default());
+    let knobs = pass.knobs(out);
+    let args = k::rms_norm::Args { x, weight, out };
     pass.run(&args, params, (knobs, Default::default()), k::rms_norm::grid(&params, &knobs))
 }
 
@@ -166,7 +169,8 @@ pub fn add_rms_norm(
         out_pitch: count(OP, out.pitch())?,
         eps,
     };
-    let (args, knobs) = (k::add_rms_norm::Args { y, weight, x, out }, k::add_rms_norm::Knobs::default());
+    let knobs = pass.knobs(out);
+    let args = k::add_rms_norm::Args { y, weight, x, out };
     pass.run(&args, params, (knobs, Default::default()), k::add_rms_norm::grid(&params, &knobs))
 }
 
@@ -204,6 +208,6 @@ fn softmax_kernel(pass: &mut Pass, op: &'static str, x: &mut Tensor, modes: k::s
         return Ok(());
     }
     let params = k::softmax::Params { m: count(op, m)?, n: count(op, n)?, pitch: count(op, pitch)? };
-    let knobs = k::softmax::Knobs::default();
+    let knobs = pass.knobs(x);
     pass.run(&k::softmax::Args { x }, params, (knobs, modes), k::softmax::grid(&params, &knobs))
 }

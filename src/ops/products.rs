@@ -107,7 +107,7 @@ pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'
     if !out.is_aligned() {
         return through(pass, out, |pass, out| matmul_with(pass, a, b, epilogue, out));
     }
-    let knobs = k::matmul::Knobs::default();
+    let knobs = pass.knobs_for(out, b.dtype().format());
     let n_quads = out.pitch() / 4;
     for part in parts(depth) {
         let params = k::matmul::Params {
@@ -217,7 +217,7 @@ fn transpose_b(
     let repeats = |of: usize, to: usize| count(OP, of / to.max(1)).map(|repeats| repeats & 0xffff);
     let quads = |elements: usize| count(OP, elements / 4);
     let ([x_outer, x_inner, x_pitch], [w_outer_stride, w_inner_stride, w_pitch]) = (x.strides(), w.strides());
-    let knobs = k::matmul_transpose_b::Knobs::default();
+    let knobs = pass.knobs_for(out, format);
     for part in parts(depth) {
         let params = k::matmul_transpose_b::Params {
             m: count(OP, m)?,
@@ -333,7 +333,7 @@ pub fn matvec_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'
         let x = aligned(pass, x)?;
         return matvec_with(pass, &x, w, epilogue, out);
     }
-    let (subgroups, software) = pass.gpu().engine().map_or((false, false), |e| (e.subgroups, e.facts.software));
+    let subgroups = pass.gpu().engine().is_some_and(|engine| engine.subgroups);
     for (chunk, columns) in chunk_columns(w, out) {
         let params = k::matvec::Params {
             n: count(OP, chunk.tensor.rows())?,
@@ -349,18 +349,15 @@ pub fn matvec_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'
         pass.cost(flops(m, x.columns(), w.rows()));
         pass.moves(bytes(&[x, w], bias, (4 * m * columns) as u64));
         if subgroups {
-            use k::matvec_subgroup::{Args, Knobs, Modes, Params, grid};
-            // A software adapter's subgroup is one SIMD register, and its barriers are dear; where numbers are unpacked, more
-            // rows to one reading of x pay.
-            let rows = if format.is_quantized() && m == 1 { 8 } else { Knobs::default().rows };
-            let knobs = if software { Knobs { wg: 8, rows } } else { Knobs::default() };
+            use k::matvec_subgroup::{Args, Modes, Params, grid};
+            let knobs = pass.knobs_for(out, format);
             let modes = Modes { m: m as u32, bias: bias.is_some().into(), activation: mode(activation) };
             let params: Params = bytemuck::cast(params);
             let groups = grid(&params, &knobs);
             pass.run(&Args { x, w, bias: bias_or_any, out }, params, (knobs, modes), groups)?;
         } else {
-            use k::matvec::{Args, Knobs, Modes, grid};
-            let knobs = Knobs::default();
+            use k::matvec::{Args, Modes, grid};
+            let knobs = pass.knobs_for(out, format);
             let modes = Modes { m: m as u32, bias: bias.is_some().into(), activation: mode(activation) };
             let groups = grid(&params, &knobs);
             pass.run(&Args { x, w, bias: bias_or_any, out }, params, (knobs, modes), groups)?;

@@ -66,7 +66,7 @@ fn parts_of_rows(
         factor,
     };
     let modes = k::reduce::Modes { op: (how == Reduction::Max).into() };
-    let knobs = k::reduce::Knobs::default();
+    let knobs = pass.knobs(out);
     pass.run(&k::reduce::Args { x, out }, params, (knobs, modes), k::reduce::grid(&params, &knobs))
 }
 
@@ -112,6 +112,6 @@ fn parts_of_dot(pass: &mut Pass, x: &Tensor, y: &Tensor, quads: usize, parts: us
         length: (PART / 4) as u32,
         out_pitch: count(OP, out.pitch())?,
     };
-    let knobs = k::dot::Knobs::default();
+    let knobs = pass.knobs(out);
     pass.run(&k::dot::Args { x, y, out }, params, (knobs, Default::default()), k::dot::grid(&params, &knobs))
 }

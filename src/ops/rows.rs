@@ -50,8 +50,8 @@ pub fn embed(pass: &mut Pass, rows: &Tensor, w: &Weight, positions: Option<&Tens
         pass.moves(if positions.is_some() { 3.0 } else { 2.0 } * out.bytes() as f64);
         pass.reads(chunk.format);
         let modes = k::embed::Modes { positions: positions.is_some().into() };
+        let knobs = pass.knobs(out);
         let args = k::embed::Args { rows, w: &chunk.tensor, positions: positions.unwrap_or(&chunk.tensor), out };
-        let knobs = k::embed::Knobs::default();
         pass.run(&args, params, (knobs, modes), k::embed::grid(&params, &knobs))?;
     }
     Ok(())
@@ -91,7 +91,8 @@ pub fn gather(pass: &mut Pass, ids: &Tensor, w: &Weight, out: &mut Tensor) -> Re
         };
         pass.moves(2.0 * out.bytes() as f64);
         pass.reads(chunk.format);
-        let (args, knobs) = (k::gather::Args { ids, w: &chunk.tensor, out }, k::gather::Knobs::default());
+        let knobs = pass.knobs(out);
+        let args = k::gather::Args { ids, w: &chunk.tensor, out };
         pass.run(&args, params, (knobs, Default::default()), k::gather::grid(&params, &knobs))?;
     }
     Ok(())
@@ -143,7 +144,7 @@ pub fn rope(pass: &mut Pass, rows: &Tensor, table: &Tensor, x: &mut Tensor, shap
         x_pitch: count(OP, x.pitch())?,
         table_pitch: count(OP, table.pitch() / 2)?,
     };
-    let knobs = k::rope::Knobs::default();
+    let knobs = pass.knobs(x);
     let groups = k::rope::grid(&params, &knobs);
     let modes = k::rope::Modes { halves: (pairing == Pairing::Halves).into() };
     pass.moves(3.0 * x.bytes() as f64);
@@ -189,7 +190,8 @@ pub fn norm_rope(
     };
     let modes = k::norm_rope::Modes { halves: (pairing == Pairing::Halves).into() };
     pass.moves(3.0 * x.bytes() as f64);
-    let (args, knobs) = (k::norm_rope::Args { rows, weight, table, x }, k::norm_rope::Knobs::default());
+    let knobs = pass.knobs(x);
+    let args = k::norm_rope::Args { rows, weight, table, x };
     pass.run(&args, params, (knobs, modes), k::norm_rope::grid(&params, &knobs))
 }
 
@@ -223,7 +225,7 @@ pub fn argmax(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
     }
     let (x_pitch, out_pitch) = (count(OP, x.pitch())?, count(OP, out.pitch())?);
     let params = k::argmax::Params { m: count(OP, m)?, n: count(OP, n)?, x_pitch, out_pitch };
-    let knobs = k::argmax::Knobs::default();
+    let knobs = pass.knobs(x);
     pass.run(&k::argmax::Args { x, out }, params, (knobs, Default::default()), k::argmax::grid(&params, &knobs))
 }
 
@@ -240,7 +242,7 @@ pub fn advance(pass: &mut Pass, picked: &Tensor, rows: &mut Tensor) -> Result<()
     if pass.is_cpu() {
         return cpu::advance(picked, rows);
     }
-    let knobs = k::advance::Knobs::default();
+    let knobs = pass.knobs(rows);
     let params = k::advance::Params { m: count(OP, m)?, picked_pitch: count(OP, picked.pitch())? };
     let groups = k::advance::grid(&params, &knobs);
     pass.run(&k::advance::Args { picked, rows }, params, (knobs, Default::default()), groups)

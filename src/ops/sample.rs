@@ -79,6 +79,6 @@ pub fn sample(pass: &mut Pass, x: &Tensor, rows: &Tensor, sampler: &Sampler, out
     };
     let modes = k::sample::Modes { top_k: u32::from(top_k > 0) };
     let args = k::sample::Args { rows, x, out };
-    let knobs = k::sample::Knobs::default();
+    let knobs = pass.knobs(out);
     pass.run(&args, params, (knobs, modes), k::sample::grid(&params, &knobs))
 }

@@ -10,6 +10,7 @@ mod mutants;
 mod output;
 mod perplexity;
 mod source;
+mod tune;
 mod verify;
 
 use std::process::ExitCode;
@@ -54,6 +55,9 @@ enum Command {
     /// Measure how fast this device is, against its own ceilings
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Try the knobs of a kernel, verify and time each combination, and say which is the fastest here
+    #[command(after_help = EXIT_CODES)]
+    Tune(tune::Args),
     /// Break the shaders, one small change at a time, and say which changes the cases of `verify` notice
     #[command(after_help = EXIT_CODES)]
     Mutants(mutants::Args),
@@ -109,6 +113,7 @@ fn main() -> ExitCode {
         Some(Command::Verify(args)) => verify::run(args),
         Some(Command::Bench(command)) => bench::run(command),
         Some(Command::Mutants(args)) => mutants::run(args),
+        Some(Command::Tune(args)) => tune::run(args),
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Doctor(args)) => doctor::run(args),
     };
