@@ -78,7 +78,7 @@ pub fn sample(pass: &mut Pass, x: &Tensor, rows: &Tensor, sampler: &Sampler, out
         lowest: (-43.5 * f64::from(temperature)).max(f64::from(f32::MIN)) as f32,
     };
     let modes = k::sample::Modes { top_k: u32::from(top_k > 0) };
-    let args = k::sample::Args { rows, x, out };
     let knobs = pass.knobs(out);
+    let args = k::sample::Args { rows, x, out };
     pass.run(&args, params, (knobs, modes), k::sample::grid(&params, &knobs))
 }

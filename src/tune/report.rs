@@ -10,7 +10,7 @@ pub const TUNE_SCHEMA: &str = "gristmill-tune/1";
 
 /// The page that shows a report, and what in it is replaced by the report.
 const PAGE: &str = include_str!("report.html");
-const PLACE: &str = "{\"schema\": null}";
+const PLACE: &str = "\"The document of gristmill tune stands here.\"";
 
 /// Everything that one run of the tuner found.
 ///
