@@ -1,6 +1,6 @@
-//! A token loop: a model from a folder, a prompt, and text as it comes.
+//! A token loop: a model from a folder or a GGUF file, a prompt, and text as it comes.
 //!
-//! `cargo run --release --example generate [FOLDER] [PROMPT]`
+//! `cargo run --release --example generate [MODEL] [PROMPT]`
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,12 +10,12 @@ use gristmill::{ComputeBackend, GpuCompute, GpuModel};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let folder = args.next().map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo").into(), PathBuf::from);
+    let path = args.next().map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo").into(), PathBuf::from);
     let prompt = args.next().unwrap_or_else(|| "A reference is".to_owned());
 
     let gpu = GpuCompute::new(ComputeBackend::Gpu)?; // or auto(): without a hardware adapter it takes the CPU backend
-    let model = GpuModel::load(&gpu, &folder)?;
-    let tokenizer = Tokenizer::load(&folder)?.ok_or("the folder has no tokenizer.json")?;
+    let model = GpuModel::load(&gpu, &path)?;
+    let tokenizer = Tokenizer::load(&path)?.ok_or("the model has no tokenizer")?;
 
     let mut session = model.session()?;
     let options = GenerateOptions { max_tokens: 32, ..session.default_options() }; // greedy

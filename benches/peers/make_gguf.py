@@ -27,10 +27,13 @@ import zlib
 
 import gguf
 import numpy as np
+import peer
 
 TYPES = {name: getattr(gguf.GGMLQuantizationType, name) for name in (
     "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")}
 MIXTURES = {"Q4_K_M": "Q4_K", "Q5_K_M": "Q5_K"}
+# What needs no ggml.
+UNPACKED = ("F32", "F16", "BF16")
 FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 # What llama.cpp calls the file as a whole; it is only printed.
 FILE_TYPES = {"F32": "ALL_F32", "Q4_K_M": "MOSTLY_Q4_K_M", "Q5_K_M": "MOSTLY_Q5_K_M", "Q4_K": "MOSTLY_Q4_K_S", "Q5_K": "MOSTLY_Q5_K_S"}
@@ -174,14 +177,10 @@ class Ggml:
 
 
 def encode(array, name, ggml):
-    """(stored array, what it stands for in f32)."""
-    if name == "F32":
-        return array, array
-    if name in ("F16", "BF16"):
-        stored = gguf.quants.quantize(array, TYPES[name])
-    else:
-        stored = ggml.blocks(array, name)
-    return stored, gguf.quants.dequantize(stored, TYPES[name])
+    """The array as it is stored."""
+    if name in UNPACKED:
+        return gguf.quants.quantize(array, TYPES[name])
+    return ggml.blocks(array, name)
 
 
 def writer_for(path, shape, kind):
@@ -214,36 +213,37 @@ def finish(writer):
     writer.close()
 
 
-def make(path, shape, kind, seed, ggml, rules=(), twin=None):
-    """Writes the file, and its twin if there is a path for one. Returns how many tensors have each type."""
+def make(path, shape, kind, seed, ggml, rules=()):
+    """Writes the file. Returns how many tensors have each type."""
     writer = writer_for(path, shape, kind)
-    of_twin = writer_for(twin, shape, "F32") if twin else None
     counts = {}
     for name, array in tensors(shape, seed):
         chosen = type_of(name, array, shape, kind, rules)
-        stored, numbers = encode(array, chosen, ggml)
-        quantised = chosen not in ("F32", "F16")
-        writer.add_tensor(name, stored, raw_dtype=TYPES[chosen] if quantised else None)
-        if of_twin:
-            of_twin.add_tensor(name, np.ascontiguousarray(numbers, dtype=np.float32))
+        writer.add_tensor(name, encode(array, chosen, ggml), raw_dtype=TYPES[chosen])
         counts[chosen] = counts.get(chosen, 0) + 1
     finish(writer)
-    if of_twin:
-        finish(of_twin)
     return counts
+
+
+def make_twin(path, twin):
+    """Writes a file of the same metadata, whose tensors are f32."""
+    reader = gguf.GGUFReader(path)
+    fields = {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+    writer = gguf.GGUFWriter(twin, fields.pop("general.architecture").contents())
+    for name, field in fields.items():
+        kind, of_items = field.types[0], field.types[-1]
+        is_array = kind == gguf.GGUFValueType.ARRAY
+        writer.add_key_value(name, field.contents(), kind, of_items if is_array else None)
+    for tensor in reader.tensors:
+        numbers = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        # Dimensions are stored from the innermost out.
+        writer.add_tensor(tensor.name, np.ascontiguousarray(numbers.reshape(tensor.shape[::-1]), dtype=np.float32))
+    finish(writer)
 
 
 def random_ids(count, vocab, seed):
     """Token ids for a model."""
     return [int(id) for id in np.random.default_rng([seed, 1]).integers(0, vocab, count)]
-
-
-def llama_cpp_dir(given=None):
-    """Where build_llama_cpp.sh was told to build."""
-    found = given or os.environ.get("LLAMA_CPP") or "target/peers/llama.cpp"
-    if not os.path.isdir(os.path.join(found, "build", "bin")):
-        raise SystemExit(f"no llama.cpp in {found}: run benches/peers/build_llama_cpp.sh {found}")
-    return found
 
 
 def main():
@@ -253,7 +253,7 @@ def main():
     parser.add_argument("--set", action="append", default=[], metavar="PATTERN=TYPE", help="the type of matrices by name")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--twin", help="the same numbers as f32")
-    parser.add_argument("--llama-cpp", help="the folder that build_llama_cpp.sh built in [LLAMA_CPP, or target/peers/llama.cpp]")
+    parser.add_argument("--llama-cpp", help="the folder that build_llama_cpp.sh built in [$LLAMA_CPP, or target/peers/llama.cpp]")
     for field in dataclasses.fields(Shape):
         name = "--" + field.name.replace("_", "-")
         if field.name == "tied":
@@ -271,9 +271,11 @@ def main():
         if name not in TYPES and name not in MIXTURES:
             parser.error(f"no type {name}")
     shape = Shape(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Shape)})
-    needs_ggml = any(name not in ("F32", "F16", "BF16") for name in [kind, *(new for _, new in rules)])
-    ggml = Ggml(llama_cpp_dir(args.llama_cpp)) if needs_ggml else None
-    counts = make(args.out, shape, kind, args.seed, ggml, rules, args.twin)
+    unpacked = all(name in UNPACKED for name in [kind, *(new for _, new in rules)])
+    ggml = None if unpacked else Ggml(peer.llama_cpp_dir(args.llama_cpp))
+    counts = make(args.out, shape, kind, args.seed, ggml, rules)
+    if args.twin:
+        make_twin(args.out, args.twin)
     print(args.out, os.path.getsize(args.out), "bytes:", ", ".join(f"{n} {name}" for name, n in sorted(counts.items())))
 
 

@@ -1,18 +1,26 @@
-//! Text to token ids and back, by the `tokenizers` crate and a model's `tokenizer.json`.
+//! Text to token ids and back, by a model's `tokenizer.json` or by the metadata of a GGUF file.
 //!
-//! A tokenizer that is nearly right is wrong in silence, and that file is defined by what this crate does with it; writing
-//! another one would have to follow its every release. It is built without its C and C++ parts: `fancy-regex` in place of
-//! `onig`. Texts are capped, for patterns of that file can be slow, and its author may be a stranger.
+//! A tokenizer that is nearly right is wrong in silence. `tokenizer.json` is defined by what the `tokenizers` crate does
+//! with it; writing another one would have to follow its every release. It is built without its C and C++ parts:
+//! `fancy-regex` in place of `onig`. Texts are capped, for patterns of that file can be slow, and its author may be a
+//! stranger. GGUF's metadata is defined by llama.cpp, whose procedure is not that crate's: a room of our own ([`gguf`]).
 //!
 //! Streaming cannot decode ids one by one: a character may be spread over several, and some decoders treat the first id of
 //! a text differently. [`TextStream`] therefore decodes a window of ids and returns what is new in it, holds back bytes
 //! that do not end a character, and cuts the window every 64 ids, so that a long text costs no more per token than a short
 //! one.
 
+mod gguf;
+mod merge;
+mod split;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
+use super::gguf::Gguf;
 use crate::error::{Error, Result};
+use gguf::Vocabulary;
 
 /// The longest text that is encoded, in bytes.
 const MAX_TEXT: usize = 64 << 20;
@@ -30,22 +38,36 @@ const MAX_TEXT: usize = 64 << 20;
 /// ```
 #[derive(Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    source: Source,
+}
+
+/// Where it was read from.
+#[derive(Clone)]
+enum Source {
+    Json(Box<tokenizers::Tokenizer>),
+    Gguf(Arc<Vocabulary>),
 }
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokenizer").field("vocab", &self.inner.get_vocab_size(true)).finish()
+        let vocab = match &self.source {
+            Source::Json(json) => json.get_vocab_size(true),
+            Source::Gguf(vocabulary) => vocabulary.len(),
+        };
+        f.debug_struct("Tokenizer").field("vocab", &vocab).finish()
     }
 }
 
 impl Tokenizer {
-    /// The `tokenizer.json` of a model's folder; `None` if there is none.
+    /// The `tokenizer.json` of a model's folder, or the tokenizer of a GGUF file; `None` if there is none.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] if the file is not one; [`Error::Io`].
-    pub fn load(dir: &Path) -> Result<Option<Tokenizer>> {
-        let path = dir.join("tokenizer.json");
+    /// [`Error::Tokenizer`] if the file is not one; [`Error::Io`]; as [`Tokenizer::from_gguf`].
+    pub fn load(model: &Path) -> Result<Option<Tokenizer>> {
+        if model.is_file() {
+            return Tokenizer::from_gguf(&Gguf::open(model)?);
+        }
+        let path = model.join("tokenizer.json");
         let io = |e: std::io::Error| Error::Io { path: path.clone(), message: e.to_string() };
         match std::fs::metadata(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -61,20 +83,48 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`].
     pub fn from_bytes(json: &[u8]) -> Result<Tokenizer> {
-        let inner = contained(|| tokenizers::Tokenizer::from_bytes(json))?;
-        Ok(Tokenizer { inner })
+        let json = contained(|| tokenizers::Tokenizer::from_bytes(json))?;
+        Ok(Tokenizer { source: Source::Json(Box::new(json)) })
     }
 
-    /// The ids of a text.
+    /// The tokenizer in the metadata of a GGUF file, with the ids that llama.cpp gives; `None` if the file has none.
+    ///
+    /// `tokenizer.ggml.model` may be `gpt2` (byte-level BPE, words cut as `tokenizer.ggml.pre` says) or `llama`
+    /// (SentencePiece's BPE, with bytes for characters that are no pieces). BOS and EOS are added as
+    /// `tokenizer.ggml.add_bos_token` and `add_eos_token` say; without these keys, BOS is for `llama` and for the `pre` of
+    /// Llama 3.
+    ///
+    /// ```
+    /// use gristmill::model::{Gguf, Tokenizer};
+    ///
+    /// let file = Gguf::open("tests/oracle/tokenizers/spm.gguf".as_ref())?;
+    /// let tokenizer = Tokenizer::from_gguf(&file)?.expect("a vocabulary");
+    /// let ids = tokenizer.encode("the mill 磨")?;
+    /// assert_eq!(tokenizer.decode(&ids)?, "the mill 磨");
+    /// # Ok::<(), gristmill::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::Tokenizer`].
+    /// [`Error::BadFile`], naming the key, for a tokenizer that is not implemented, and for keys that are missing or
+    /// contradict each other.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Option<Tokenizer>> {
+        let vocabulary = Vocabulary::from_gguf(gguf)?;
+        Ok(vocabulary.map(|vocabulary| Tokenizer { source: Source::Gguf(Arc::new(vocabulary)) }))
+    }
+
+    /// The ids of a text. The names of special tokens in it are these tokens: look for them before encoding a text that a
+    /// stranger wrote.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`], also for a character that a vocabulary without bytes cannot spell.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         if text.len() > MAX_TEXT {
             return Err(Error::Tokenizer(format!("a text of {} bytes; at most {MAX_TEXT}", text.len())));
         }
-        let encoding = contained(|| self.inner.encode(text, true))?;
-        Ok(encoding.get_ids().to_vec())
+        match &self.source {
+            Source::Json(json) => Ok(contained(|| json.encode(text, true))?.get_ids().to_vec()),
+            Source::Gguf(vocabulary) => vocabulary.encode(text),
+        }
     }
 
     /// The text of ids, special tokens left out.
@@ -82,7 +132,10 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`].
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        contained(|| self.inner.decode(ids, true))
+        match &self.source {
+            Source::Json(json) => contained(|| json.decode(ids, true)),
+            Source::Gguf(vocabulary) => Ok(vocabulary.decode(ids)),
+        }
     }
 
     /// Decodes ids one at a time.

@@ -40,6 +40,21 @@ def tensor(name, dims, kind, offset):
     return string(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
 
 
+def tokenizer_keys(values):
+    """Keys `tokenizer.ggml.*`, each of the type of its value."""
+    keys = []
+    for name, value in values.items():
+        items = value if isinstance(value, list) else [value]
+        kind, one = {
+            str: (8, string), bool: (7, lambda v: struct.pack("<B", v)), int: (5, lambda v: struct.pack("<i", v)),
+            float: (6, lambda v: struct.pack("<f", v)),
+        }[type(items[0])]
+        data = b"".join(map(one, items))
+        array = struct.pack("<IQ", kind, len(items)) + data
+        keys.append(key(f"tokenizer.ggml.{name}", *((9, array) if isinstance(value, list) else (kind, data))))
+    return keys
+
+
 # Type numbers and the format of one value.
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
 # ggml type number: elements and bytes of a block.
@@ -104,6 +119,18 @@ def seeds_gguf():
     write("gguf", "aligned", gguf(aligned, table, 64 + 12, 64))
     write("gguf", "iq", gguf([], [tensor("a", [256], 16, 0)], 64))
     copy("gguf", "metadata", "gguf", "metadata.gguf")
+    vocabulary = ["<s>", "T", "h", "e", "Th", "The", "\u0120", "m", "i", "l", "\u0120m", " tool"]
+    bpe = {"model": "gpt2", "pre": "llama-bpe", "tokens": vocabulary, "token_type": [3] + 10 * [1] + [4],
+           "merges": ["T h", "Th e", "\u0120 m"], "bos_token_id": 0, "add_eos_token": False}
+    write("gguf", "bpe", gguf(tokenizer_keys(bpe), []))
+    write("gguf", "bpe_default", gguf(tokenizer_keys({**bpe, "pre": "default", "eos_token_id": 1, "add_eos_token": True}), []))
+    pieces = ["<unk>", "<s>", "</s>", "T", "h", "e", "Th", "The", "\u2581The", "\u2581", "m", "ill", "<0x0A>", "<0xC3>", "il"]
+    spm = {"model": "llama", "tokens": pieces, "token_type": [2, 3, 3] + 9 * [1] + [6, 6, 5],
+           "scores": [0.0, 0.0, 0.0] + [-float(i) for i in range(12)], "add_space_prefix": True}
+    write("gguf", "spm", gguf(tokenizer_keys(spm), []))
+    spelt = pieces[:12] + [f"<0x{byte:02X}>" for byte in range(256)]
+    types = [2, 3, 3] + 9 * [1] + 256 * [6]
+    write("gguf", "spm_bytes", gguf(tokenizer_keys({**spm, "tokens": spelt, "token_type": types, "scores": 268 * [0.5]}), []))
 
 
 def safetensors(header, data=0):

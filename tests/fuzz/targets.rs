@@ -17,7 +17,7 @@ use gristmill::{ComputeBackend, GpuCompute, GpuModel};
 pub(crate) const TARGETS: [(&str, fn(&[u8])); 5] =
     [("gguf", gguf), ("safetensors", safetensors), ("index", index), ("config", config), ("tokenizer", tokenizer)];
 
-/// A GGUF file: the header, everything it offers, and the model it is.
+/// A GGUF file: the header, everything it offers, its tokenizer, and the model it is.
 pub(crate) fn gguf(data: &[u8]) {
     let Ok(gguf) = Gguf::from_memory(data.to_vec()) else { return };
     let _ = format!("{gguf:?}");
@@ -36,6 +36,9 @@ pub(crate) fn gguf(data: &[u8]) {
         if let (Value::Array(array), Ok(Some(strings))) = (value, gguf.strs(key)) {
             assert_eq!(strings.strs().count(), array.len());
         }
+    }
+    if let Ok(Some(tokenizer)) = Tokenizer::from_gguf(&gguf) {
+        there_and_back(&tokenizer);
     }
     model(&gguf.into());
 }
@@ -110,7 +113,13 @@ pub(crate) fn config(data: &[u8]) {
 
 /// A `tokenizer.json`, and a text through it and back.
 pub(crate) fn tokenizer(data: &[u8]) {
-    let Ok(tokenizer) = Tokenizer::from_bytes(data) else { return };
+    if let Ok(tokenizer) = Tokenizer::from_bytes(data) {
+        there_and_back(&tokenizer);
+    }
+}
+
+fn there_and_back(tokenizer: &Tokenizer) {
+    let _ = format!("{tokenizer:?}");
     let Ok(ids) = tokenizer.encode("The miller's 3 mills;\n\n  ünïcode 磨 <s>") else { return };
     let _ = tokenizer.decode(&ids);
     let mut stream = tokenizer.stream();

@@ -17,17 +17,17 @@ GELU is looked up in a table of f16 there, so expected values of GPT-2 are thems
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
+from importlib import metadata
 
 import numpy as np
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PEERS = os.path.join(HERE, "..", "..", "benches", "peers")
 sys.path.insert(0, PEERS)
-import gguf
 import make_gguf
+import peer
 from make_gguf import Shape
 
 OUT = os.path.join(HERE, "gguf_models")
@@ -56,26 +56,17 @@ MODELS = {
 }
 
 
-def llama_nll(llama_cpp, file, tokens, device="cpu", **more):
-    """What benches/peers/llama_nll.c says of the tokens."""
-    options = [part for name, value in more.items() for part in (f"--{name}", str(value))]
-    command = [os.path.join(llama_cpp, "build", "bin", "llama_nll"), file, device, *options]
-    run = subprocess.run(command, input=" ".join(map(str, tokens)), capture_output=True, text=True, check=False)
-    if run.returncode != 0:
-        raise SystemExit(f"{' '.join(command)}: {run.stderr.strip() or run.returncode}")
-    return json.loads(run.stdout)
-
-
 def case(name, llama_cpp, ggml, folder):
     """Writes the file to the folder; returns what is expected of it."""
     shape, kind, rules, seed = MODELS[name]
     file = os.path.join(folder, f"{name}.gguf")
     with tempfile.TemporaryDirectory() as scratch:
         twin = os.path.join(scratch, "twin.gguf")
-        types = make_gguf.make(file, shape, kind, seed, ggml, rules, twin)
+        types = make_gguf.make(file, shape, kind, seed, ggml, rules)
+        make_gguf.make_twin(file, twin)
         tokens = make_gguf.random_ids(TOKENS, shape.vocab, seed)
-        truth = llama_nll(llama_cpp, twin, tokens)
-    own = llama_nll(llama_cpp, file, tokens)
+        truth = peer.nll(llama_cpp, twin, tokens)
+    own = peer.nll(llama_cpp, file, tokens)
     off = float(np.abs(np.subtract(own["nll"], truth["nll"])).max())
     print(f"{name:14} {os.path.getsize(file):7} bytes, nll {np.mean(truth['nll']):.2f} +- {np.std(truth['nll']):.2f},"
           f" llama.cpp on the file itself off by {off:.1e}, {types}")
@@ -101,10 +92,9 @@ def main():
     args = sys.argv[1:]
     check = "--check" in args
     rest = [arg for arg in args if arg != "--check"]
-    llama_cpp = make_gguf.llama_cpp_dir(rest[0] if rest else None)
+    llama_cpp = peer.llama_cpp_dir(rest[0] if rest else None)
     ggml = make_gguf.Ggml(llama_cpp)
-    with open(os.path.join(llama_cpp, "version"), encoding="utf-8") as file:
-        versions = {"llama_cpp_python": file.read().strip(), "gguf": gguf_version(), "numpy": np.__version__}
+    versions = {"llama_cpp": peer.llama_cpp_version(llama_cpp), "gguf": metadata.version("gguf"), "numpy": np.__version__}
     expected_path = os.path.join(OUT, "expected.json")
     if not check:
         os.makedirs(OUT, exist_ok=True)
@@ -124,11 +114,6 @@ def main():
     if not same(stored, made) or different:
         raise SystemExit(1)
     print("all as stored")
-
-
-def gguf_version():
-    from importlib.metadata import version
-    return version("gguf")
 
 
 def read(path):

@@ -84,8 +84,8 @@ impl ModelArgs {
             Some(path) => {
                 let files = ModelFiles::open(path)?;
                 let tokenizer = match &files {
-                    ModelFiles::Folder(_) => Tokenizer::load(path)?,
-                    _ => None,
+                    ModelFiles::Gguf(gguf) => Tokenizer::from_gguf(gguf)?,
+                    _ => Tokenizer::load(path)?,
                 };
                 (path.display().to_string(), files, tokenizer)
             }

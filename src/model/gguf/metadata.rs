@@ -201,6 +201,12 @@ impl Gguf {
         })
     }
 
+    /// An error about the value of a key, at its byte in the file.
+    pub(in crate::model) fn bad_key(&self, key: &str, message: impl std::fmt::Display) -> Error {
+        let at = self.metadata.get(key).map_or(self.metadata_end, |entry| entry.at);
+        self.file.fault(at, format!("metadata `{key}`: {message}"))
+    }
+
     fn typed<'a, T>(&'a self, key: &str, wanted: &str, of: impl FnOnce(&'a Value) -> Option<T>) -> Result<Option<T>> {
         let Some(Entry { at, value }) = self.metadata.get(key) else { return Ok(None) };
         let wrong = || {
