@@ -20,7 +20,7 @@ mod statistics;
 pub use baseline::{Change, compare};
 pub use ceilings::{Ceilings, datasheet, yardstick};
 pub use harness::{Harness, Measurement, Output, Workload, turns};
-pub use kernels::{Row, rows};
+pub use kernels::{Row, row_of, rows, rows_of};
 pub use model::{ModelTest, Runner, TestKind};
 pub use record::{
     Adapter, Datasheet, Entry, Environment, KernelRow, ModelRow, ParityRow, PeerRow, Record, SCHEMA, SchedulerRow,

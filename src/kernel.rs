@@ -10,7 +10,12 @@
 //! A variant is the file with at most four kinds of spans replaced: the initializers of knobs and modes, the functions
 //! that read the weight format, and the line that declares the parameters. That is the whole variant system.
 
+mod look;
+
 use std::ops::Range;
+
+#[cfg(feature = "gpu")]
+pub use look::Resources;
 
 /// One WGSL file and its interface.
 ///

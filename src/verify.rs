@@ -5,7 +5,7 @@
 //! (`verify/bounds.rs`), or for equality where the arithmetic is exact. An [`Outcome`] carries the worst error over its bound: 1 is
 //! the most that is allowed, and a kernel that loses a digit shows long before it fails.
 
-mod attention;
+pub(crate) mod attention;
 mod batched;
 pub(crate) mod bounds;
 mod cases;
@@ -14,7 +14,7 @@ mod elementwise;
 pub(crate) mod inputs;
 mod layout;
 pub mod mutants;
-mod norms;
+pub(crate) mod norms;
 mod products;
 mod reduce;
 mod rows;

@@ -266,6 +266,55 @@ fn inspect_prints_metadata_and_tensors() {
 }
 
 #[test]
+fn show_prints_a_variant_and_what_it_needs() {
+    let scratch = Scratch::new("show");
+    let spirv = scratch.file("matmul.spv", b"");
+    let found = document(&["show", "matmul", "--knob", "BN=32", "--mode", "BIAS=1", "--spirv", &spirv, "--json"]);
+    let named = |list: &str, name: &str| {
+        found[list].as_array().into_iter().flatten().find(|entry| entry["name"] == name).cloned().unwrap_or_default()
+    };
+    assert_eq!((&named("knobs", "BN")["value"], &named("knobs", "BN")["default"]), (&32.into(), &64.into()));
+    assert_eq!(named("modes", "BIAS")["value"], 1);
+    let out = serde_json::json!({ "binding": 3, "name": "out", "type": "vec4<f32>", "access": "read_write" });
+    assert_eq!(named("bindings", "out"), out);
+    // 64 / 4 by 32 / 4 invocations; 64 rows of 16 + 1, and 16 rows of 32.
+    assert_eq!(found["workgroup_size"], serde_json::json!([128, 1, 1]));
+    assert_eq!(found["workgroup_bytes"], 4 * (64 * 17 + 16 * 32));
+    assert_eq!(found["subgroups"], false);
+    let wgsl = found["wgsl"].as_str().expect("text");
+    assert!(wgsl.contains("const BN = 32u;") && wgsl.contains("const BIAS = 1u;") && wgsl.contains("const BM = 64u;"));
+    let words = fs::read(&spirv).expect("SPIR-V");
+    assert_eq!(words[..4], 0x0723_0203u32.to_le_bytes());
+    assert_eq!(found["spirv_bytes"], words.len());
+
+    let output = gristmill(&["show", "matvec_subgroup", "--format", "q4_0", "--spirv", &spirv]);
+    let text = String::from_utf8(output.stdout.clone()).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains(&format!("{} bytes of SPIR-V", fs::read(&spirv).expect("SPIR-V").len())));
+    let functions = fs::read_to_string("shaders/formats/q4_0.wgsl").expect("a format");
+    for part in ["subgroups         needed\n", "q4_0 of f32, f16", "  WG", "of 8, 16, 32, 64", &functions] {
+        assert!(text.contains(part), "no {part} in {text}");
+    }
+}
+
+#[test]
+fn show_says_what_there_is() {
+    refused(&["show", "matmull"], 2, "no kernel `matmull`; there are add, add_layer_norm");
+    refused(&["show", "matmul", "--knob", "BX=1"], 2, "--knob BX: matmul has BM, BN, BK, TM, TN");
+    refused(&["show", "matmul", "--knob", "BIAS=1"], 2, "matmul has BM");
+    refused(&["show", "relu", "--mode", "BIAS=1"], 2, "--mode BIAS: relu has none");
+    refused(&["show", "matmul", "--knob", "BM"], 2, "NAME=VALUE");
+    refused(&["show", "matmul", "--knob", "BM=-1"], 2, "NAME=VALUE");
+    refused(&["show", "matmul", "--format", "q9_9"], 2, "matmul takes f32, f16, bf16, q8_0");
+    refused(&["show", "relu", "--format", "f16"], 2, "relu takes f32");
+    // 32 columns are no multiple of 5.
+    refused(&["show", "matmul", "--knob", "TN=5"], 5, "const_assert");
+    refused(&["show", "matmul", "--knob", "TN=5"], 5, "shaders/matmul.wgsl:");
+    refused(&["show", "matmul", "--knob", "BM=0", "--json"], 5, "shaders/matmul.wgsl:");
+    refused(&["show", "relu", "--spirv", "/no/such/folder/x.spv"], 5, "/no/such/folder/x.spv");
+}
+
+#[test]
 fn wrong_arguments_exit_2() {
     let (dir, _) = oracle("b1");
     let model = |rest: &[&'static str]| -> Vec<String> {

@@ -171,8 +171,9 @@ impl TuneReport {
 
     /// The page that shows it: one file that needs nothing else.
     pub fn html(&self) -> String {
-        // Numbers that are none become null. In a page `</` would end the script that holds them.
-        let json = serde_json::to_string(self).unwrap_or_default().replace("</", "<\\/");
+        // Numbers that are none become null. In a page `<` may end the script that holds them, or begin another; in JSON it
+        // stands in strings alone, where it can be spelt otherwise.
+        let json = serde_json::to_string(self).unwrap_or_default().replace('<', "\\u003c");
         PAGE.replacen(PLACE, &json, 1)
     }
 }

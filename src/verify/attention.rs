@@ -151,7 +151,7 @@ fn round_like(
 }
 
 /// The bound of every element of out: the sum over positions of p |v| times the relative error of that position.
-fn error_bounds(rows: &[Row], qkv: &[f32], keys: &[f32], values: &[f32], shape: &Attention) -> Vec<f64> {
+pub(crate) fn error_bounds(rows: &[Row], qkv: &[f32], keys: &[f32], values: &[f32], shape: &Attention) -> Vec<f64> {
     let &Attention { heads, kv_heads, head_dim: d, context, scale, causal } = shape;
     let mut bounds = Vec::new();
     for (r, row) in rows.iter().enumerate() {

@@ -59,12 +59,19 @@ fn compare_normed(
     x: &[f32],
     (weight, bias, eps): (&[f32], &[f32], f32),
 ) -> Result<f64, Stop> {
+    let bounds = layer_norm_bounds(x, (weight, bias, eps), truth);
+    compare(got, truth, weight.len(), |i| bounds[i])
+}
+
+/// The bound of every element of the layer norm of x, which is `truth`.
+pub(crate) fn layer_norm_bounds(x: &[f32], (weight, bias, eps): (&[f32], &[f32], f32), truth: &[f64]) -> Vec<f64> {
     let n = weight.len();
     let rows: Vec<(f64, Normed)> = x.chunks(n.max(1)).map(|row| normed(row, eps)).collect();
-    compare(got, truth, n, |i| {
+    let bound = |i: usize| {
         let (row, column) = (&rows[i / n], i % n);
         row.1.bound(f64::from(x[i]) - row.0, weight[column].into(), bias[column].into(), truth[i])
-    })
+    };
+    (0..x.len()).map(bound).collect()
 }
 
 /// Multiples of 2^-10, of which the sums are exact: x must be equal, and so its norm is that of one x only.
@@ -104,13 +111,19 @@ pub(crate) fn rms_norm(bench: &mut Bench<'_>, case: &Norm, mut inputs: Inputs) -
 
 /// Compares with the RMS norm of x.
 fn compare_rms_normed(got: &[f32], truth: &[f64], x: &[f32], (weight, eps): (&[f32], f32)) -> Result<f64, Stop> {
+    let bounds = rms_norm_bounds(x, (weight, eps), truth);
+    compare(got, truth, weight.len(), |i| bounds[i])
+}
+
+/// The bound of every element of the RMS norm of x, which is `truth`.
+pub(crate) fn rms_norm_bounds(x: &[f32], (weight, eps): (&[f32], f32), truth: &[f64]) -> Vec<f64> {
     let n = weight.len();
     let scale = |row: &[f32]| {
         let squares: f64 = row.iter().map(|&v| f64::from(v).powi(2)).sum();
         1.0 / (squares / n as f64 + f64::from(eps)).sqrt()
     };
     let scales: Vec<f64> = x.chunks(n.max(1)).map(scale).collect();
-    compare(got, truth, n, |i| bounds::rms_norm(n, scales[i / n], f64::from(weight[i % n]), truth[i]))
+    (0..x.len()).map(|i| bounds::rms_norm(n, scales[i / n], f64::from(weight[i % n]), truth[i])).collect()
 }
 
 pub(crate) fn add_rms_norm(bench: &mut Bench<'_>, case: &Norm, mut inputs: Inputs) -> Result<f64, Stop> {
@@ -163,8 +176,14 @@ pub(crate) fn softmax(
             return Err(Stop::Failed(format!("row {row} adds up to {sum}")));
         }
     }
-    let (truth, z) = (reference::softmax(&x, n), below_largest(&x, n));
-    compare(&got, &truth, n, |i| bounds::softmax(z[i], n, truth[i]))
+    let truth = reference::softmax(&x, n);
+    let bounds = softmax_bounds(&x, n, &truth);
+    compare(&got, &truth, n, |i| bounds[i])
+}
+
+/// The bound of every element of the softmax of x, which is `truth`.
+pub(crate) fn softmax_bounds(x: &[f32], n: usize, truth: &[f64]) -> Vec<f64> {
+    below_largest(x, n).into_iter().zip(truth).map(|(z, &p)| bounds::softmax(z, n, p)).collect()
 }
 
 pub(crate) fn log_softmax(
@@ -174,8 +193,14 @@ pub(crate) fn log_softmax(
     mut inputs: Inputs,
 ) -> Result<f64, Stop> {
     let (x, got) = run_softmax(bench, (m, n), logits, &mut inputs, ops::log_softmax)?;
-    let (truth, z) = (reference::log_softmax(&x, n), below_largest(&x, n));
-    compare(&got, &truth, n, |i| bounds::log_softmax(z[i], n, truth[i]))
+    let truth = reference::log_softmax(&x, n);
+    let bounds = log_softmax_bounds(&x, n, &truth);
+    compare(&got, &truth, n, |i| bounds[i])
+}
+
+/// The bound of every element of the logarithm of the softmax of x, which is `truth`.
+pub(crate) fn log_softmax_bounds(x: &[f32], n: usize, truth: &[f64]) -> Vec<f64> {
+    below_largest(x, n).into_iter().zip(truth).map(|(z, &y)| bounds::log_softmax(z, n, y)).collect()
 }
 
 /// Every element minus the largest of its row.

@@ -76,6 +76,7 @@ impl Failure {
             | Error::BadTensor { .. }
             | Error::BadRecord { .. }
             | Error::Tokenizer(_)
+            | Error::Shader(_)
             | Error::Limit { .. }
             | Error::TooLarge { .. }
             | Error::DoesNotFit { .. } => Outcome::Unsupported,

@@ -9,6 +9,7 @@ mod inspect;
 mod mutants;
 mod output;
 mod perplexity;
+mod show;
 mod source;
 mod tune;
 mod verify;
@@ -28,7 +29,7 @@ const EXIT_CODES: &str = "Exit codes:
   3  no adapter of the kind asked for
   4  a wrong result: `verify` or the self-test of `doctor` failed, a model computed NaN, or `mutants` lived
      that should not
-  5  a file that is missing, damaged or not supported
+  5  a file that is missing, damaged or not supported, or a shader that is not valid
   130  interrupted; what was written until then is printed";
 
 /// Language models on hand-written compute shaders. Without a command: `generate`, from a small model that is built in.
@@ -61,6 +62,9 @@ enum Command {
     /// Break the shaders, one small change at a time, and say which changes the cases of `verify` notice
     #[command(after_help = EXIT_CODES)]
     Mutants(mutants::Args),
+    /// Print what a kernel is, what a variant of it needs, and its text
+    #[command(after_help = EXIT_CODES)]
+    Show(show::Args),
     /// Print the metadata and the tensor table of a model file, or of a folder
     #[command(after_help = EXIT_CODES)]
     Inspect(inspect::Args),
@@ -114,6 +118,7 @@ fn main() -> ExitCode {
         Some(Command::Bench(command)) => bench::run(command),
         Some(Command::Mutants(args)) => mutants::run(args),
         Some(Command::Tune(args)) => tune::run(args),
+        Some(Command::Show(args)) => show::run(args),
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Doctor(args)) => doctor::run(args),
     };
