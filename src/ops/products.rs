@@ -217,7 +217,9 @@ fn transpose_b(
     let repeats = |of: usize, to: usize| count(OP, of / to.max(1)).map(|repeats| repeats & 0xffff);
     let quads = |elements: usize| count(OP, elements / 4);
     let ([x_outer, x_inner, x_pitch], [w_outer_stride, w_inner_stride, w_pitch]) = (x.strides(), w.strides());
-    let knobs = pass.knobs_for(out, format);
+    // A software adapter's lanes are those of a vector register, and what they read alike is read once.
+    let broadcast = pass.gpu().engine().is_some_and(|engine| engine.facts.software && engine.subgroups);
+    let broadcast = broadcast && m.div_ceil(8) as u64 <= MAX_GROUPS;
     for part in parts(depth) {
         let params = k::matmul_transpose_b::Params {
             m: count(OP, m)?,
@@ -239,18 +241,27 @@ fn transpose_b(
         };
         let accumulate = (part.start > 0).into();
         let Epilogue { bias, activation } = if part.end == depth { epilogue } else { Epilogue::default() };
-        let modes =
-            k::matmul_transpose_b::Modes { accumulate, bias: bias.is_some().into(), activation: mode(activation) };
+        let (with_bias, activation) = (bias.is_some().into(), mode(activation));
         pass.cost(flops(batches * m, part.len(), n));
         pass.moves(bytes(&[x.tensor(), w.tensor()], bias, out.bytes()));
         pass.reads(format);
-        let args = k::matmul_transpose_b::Args { x: x.tensor(), w: w.tensor(), bias: bias.unwrap_or(x.tensor()), out };
-        pass.run(&args, params, (knobs, modes), k::matmul_transpose_b::grid(&params, &knobs, batches as u64))?;
+        let (x, w, batches) = (x.tensor(), w.tensor(), batches as u64);
+        let bias = bias.unwrap_or(x);
+        if broadcast {
+            use k::matmul_transpose_b_broadcast::{Args, Modes, Params, grid};
+            let (knobs, params): (_, Params) = (pass.knobs_for(out, format), bytemuck::cast(params));
+            let modes = Modes { accumulate, bias: with_bias, activation };
+            pass.run(&Args { x, w, bias, out }, params, (knobs, modes), grid(&params, &knobs, batches))?;
+        } else {
+            use k::matmul_transpose_b::{Args, Modes, grid};
+            let (knobs, modes) = (pass.knobs_for(out, format), Modes { accumulate, bias: with_bias, activation });
+            pass.run(&Args { x, w, bias, out }, params, (knobs, modes), grid(&params, &knobs, batches))?;
+        }
     }
     Ok(())
 }
 
-/// out\[m,n\] = x\[m,k\] w\[n,k\]^T + bias\[n\]: a layer of a model. Few rows take [`matvec`], more take the tiled kernel of
+/// out\[m,n\] = x\[m,k\] w\[n,k\]^T + bias\[n\]: a layer of a model. Few rows take [`matvec`], more take the kernels of
 /// [`matmul_transpose_b`]; a weight in chunks takes a dispatch per chunk.
 ///
 /// # Errors
