@@ -213,6 +213,8 @@ fn what_is_wrong_is_named() {
         (spm(), ("tokenizer.ggml.scores", Meta::F32s(vec![f32::NAN; 6])), "an array of finite f32 is expected"),
         (spm(), ("tokenizer.ggml.bos_token_id", Meta::U32(6)), "is 6, and there are 6 tokens"),
         (spm(), ("tokenizer.ggml.tokens", texts(&["<unk>"])), "is 1, and there are 1 tokens"),
+        (spm(), ("tokenizer.ggml.tokens", texts(&[])), "is empty"),
+        (bpe(), ("tokenizer.ggml.eos_token_id", Meta::U32(u32::MAX)), "is 4294967295, and there are 4 tokens"),
     ];
     for (keys, (key, value), words) in cases {
         match Tokenizer::from_gguf(&with(&keys, &[(key, value)])) {
@@ -220,6 +222,16 @@ fn what_is_wrong_is_named() {
                 assert!(message.contains("tokenizer.ggml.") && message.contains(words), "{key}: {message}");
             }
             other => panic!("{key}: {words}: {other:?}"),
+        }
+    }
+    for byte in ["<0x-1>", "<0x+1>", "<0xZZ>", "<0x100>", "<0x1>", "0x41"] {
+        let tokens = ("tokenizer.ggml.tokens", Meta::Texts(vec!["<unk>", "<s>", "</s>", "a", "\u{2581}", byte]));
+        let types = ("tokenizer.ggml.token_type", Meta::I32s(vec![2, 3, 3, 1, 1, 6]));
+        match Tokenizer::from_gguf(&with(&spm(), &[tokens, types])) {
+            Err(Error::BadFile { message, .. }) => {
+                assert!(message.contains(&format!("`{byte}` is typed")), "{message}")
+            }
+            other => panic!("{byte}: {other:?}"),
         }
     }
     for key in ["tokenizer.ggml.tokens", "tokenizer.ggml.merges"] {

@@ -78,6 +78,7 @@ STRINGS = [
     "<|begin|>", "<|begin|><|begin|>", "a<|begin|>b", "a <|begin|> b", "<|begin|>the", " <|begin|>", "<|end_of_turn|>\n", "x<|end_of_turn|>",
     "<|begin", "<|begin|", "|begin|>", "<|", "<|begin|<|begin|>", "<<|begin|>>", "<tool>", "<tool>x</tool>", "a <tool> b", "<tool", "grist<mill>",
     "grist<mil", "a  \nb", "   \n", "  \n  \n", "<s>", "</s>", "<unk>", "<s>a</s>", "<pad>", "[EMPTY_3]",
+    " whole", "the whole mill", "whole wholes",
     "abab baab", "abcabc", "cccc", "aabbcc", "dadada", "eee", "fgfgf", "\u00e9\u00e9x\u00e9", "ab\u78e8ab",
 ]
 

@@ -100,6 +100,9 @@ impl Vocabulary {
             }
         };
         let tokens = gguf.need(TOKENS, Gguf::strs)?;
+        if tokens.is_empty() {
+            return Err(gguf.bad_key(TOKENS, "is empty"));
+        }
         let kinds = kinds(gguf, tokens.len())?;
         let ids = ids(gguf, tokens)?;
         let specials = Specials::new(gguf, tokens, &kinds)?;
@@ -207,7 +210,9 @@ fn texts(gguf: &Gguf, tokens: &Array, kinds: &[Kind], byte_level: bool) -> Resul
 /// The byte that a SentencePiece vocabulary calls `<0xNN>`.
 fn byte(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
-    (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
+    // Parsing alone would take a sign.
+    let two = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    u8::from_str_radix(digits, 16).ok().filter(|_| two)
 }
 
 /// The letter that stands for each byte in a byte-level vocabulary: itself where Latin-1 has a visible one, else the next
@@ -226,20 +231,24 @@ fn spelling() -> impl Fn(&str) -> Option<Box<[u8]>> {
     move |token| token.chars().map(|letter| bytes.get(&letter).copied()).collect()
 }
 
+fn check(gguf: &Gguf, key: &str, id: Option<u32>, count: usize) -> Result<()> {
+    match id.filter(|&id| id as usize >= count) {
+        Some(id) => Err(gguf.bad_key(key, format!("is {id}, and there are {count} tokens"))),
+        None => Ok(()),
+    }
+}
+
 /// The id that is put at one end of every text, `which` being `bos` or `eos`, if one is.
 fn added(gguf: &Gguf, which: &str, default: bool, id: Option<u32>, count: usize) -> Result<Option<u32>> {
     let (add_key, id_key) = (format!("tokenizer.ggml.add_{which}_token"), format!("tokenizer.ggml.{which}_token_id"));
+    let named = gguf.u32(&id_key)?;
+    // An id that is not added has to be a token all the same.
+    check(gguf, &id_key, named, count)?;
     if !gguf.bool(&add_key)?.unwrap_or(default) {
         return Ok(None);
     }
-    let id = match gguf.u32(&id_key)?.or(id) {
-        Some(id) => id,
-        None => gguf.need(&id_key, Gguf::u32)?,
-    };
-    match (id as usize) < count {
-        true => Ok(Some(id)),
-        false => Err(gguf.bad_key(&id_key, format!("is {id}, and there are {count} tokens"))),
-    }
+    let id = named.or(id).map_or_else(|| gguf.need(&id_key, Gguf::u32), Ok)?;
+    check(gguf, &id_key, Some(id), count).map(|()| Some(id))
 }
 
 /// Finds the names of special tokens in a text.
@@ -343,6 +352,8 @@ struct Pieces {
     ranks: Vec<u32>,
     /// Bytes of the longest piece.
     longest: usize,
+    /// Whether two characters may follow each other in a piece, at [`neighbours`].
+    joins: Vec<bool>,
     /// The id of each byte; [`NONE`] for one that the vocabulary lacks.
     bytes: [u32; 256],
 }
@@ -356,7 +367,14 @@ impl Pieces {
             let itself = itself.is_ascii().then(|| ids.get(itself.as_str())).flatten();
             ids.get(format!("<0x{byte:02X}>").as_str()).or(itself).copied().unwrap_or(NONE)
         });
+        let mut joins = vec![false; JOINS];
+        for (left, right) in ids.keys().flat_map(|piece| piece.chars().zip(piece.chars().skip(1))) {
+            if let Some(join) = joins.get_mut(neighbours(left, right)) {
+                *join = true;
+            }
+        }
         Ok(Self {
+            joins,
             ranks: ranks(&scores),
             longest: ids.keys().map(|piece| piece.len()).max().unwrap_or(0),
             ids: ids.iter().map(|(&piece, &id)| (piece.into(), id)).collect(),
@@ -371,12 +389,27 @@ impl Pieces {
             blanks.extend((i > 0).then_some(BLANK));
             blanks.push_str(part);
         }
+        // No piece goes over two characters that are neighbours in none: what lies between such places is joined by itself,
+        // in a queue that is short.
+        let (mut begin, mut before) = (0, None);
+        for (at, letter) in blanks.char_indices() {
+            let apart = |left| self.joins.get(neighbours(left, letter)) == Some(&false);
+            if before.is_some_and(apart) {
+                self.join(blanks.get(begin..at).unwrap_or_default(), merger, ids)?;
+                begin = at;
+            }
+            before = Some(letter);
+        }
+        self.join(blanks.get(begin..).unwrap_or_default(), merger, ids)
+    }
+
+    fn join(&self, text: &str, merger: &mut Merger, ids: &mut Vec<u32>) -> Result<()> {
         let piece = |begin: u32, end: u32| {
-            let piece = blanks.get(begin as usize..end as usize).filter(|piece| piece.len() <= self.longest)?;
+            let piece = text.get(begin as usize..end as usize).filter(|piece| piece.len() <= self.longest)?;
             self.ids.get(piece).copied()
         };
         merger.clear();
-        for (begin, letter) in blanks.char_indices() {
+        for (begin, letter) in text.char_indices() {
             let (begin, bytes) = (begin as u32, letter.len_utf8() as u32);
             merger.push(bytes, piece(begin, begin + bytes).unwrap_or(NONE));
         }
@@ -386,7 +419,7 @@ impl Pieces {
         });
         for symbol in merger.symbols() {
             match symbol.id {
-                NONE => self.spell(blanks.get(symbol.begin as usize..symbol.end as usize).unwrap_or_default(), ids)?,
+                NONE => self.spell(text.get(symbol.begin as usize..symbol.end as usize).unwrap_or_default(), ids)?,
                 id => ids.push(id),
             }
         }
@@ -403,6 +436,13 @@ impl Pieces {
         }
         Ok(())
     }
+}
+
+/// Places in [`Pieces::joins`]. Pairs that share one cost time, not ids.
+const JOINS: usize = 1 << 20;
+
+fn neighbours(left: char, right: char) -> usize {
+    (left as usize).wrapping_mul(0x9e37).wrapping_add(right as usize) % JOINS
 }
 
 /// The place of each score among the scores, the highest first.
