@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 
 
@@ -25,10 +26,23 @@ def llama_cpp_version(llama_cpp):
         return file.read().strip()
 
 
+class Crash(Exception):
+    """It died of a signal: its Vulkan backend does on some shapes."""
+
+
+def run(command, text="", **environment):
+    """What a command prints."""
+    # llama.cpp passes software adapters over unless they are asked for.
+    environment = {"GGML_VK_VISIBLE_DEVICES": "0", **os.environ, **environment}
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode < 0:
+        raise Crash(f"{shlex.join(command)}: signal {-done.returncode}")
+    if done.returncode > 0:
+        raise SystemExit(f"{shlex.join(command)}\n{done.stderr.strip()[-2000:]}\nexit code {done.returncode}")
+    return done.stdout
+
+
 def nll(llama_cpp, file, tokens, device="cpu"):
-    """What llama_nll.c says of the tokens: `nll`, `top`, `gap`, `logits_last`."""
+    """What llama_nll.c says of the tokens, on `cpu` or `vulkan`: `nll`, `top`, `gap`, `logits_last`."""
     command = [os.path.join(llama_cpp, "build", "bin", "llama_nll"), file, device, "--threads", str(os.cpu_count())]
-    run = subprocess.run(command, input=" ".join(map(str, tokens)), capture_output=True, text=True, check=False)
-    if run.returncode != 0:
-        raise SystemExit(f"{' '.join(command)}: {run.stderr.strip() or run.returncode}")
-    return json.loads(run.stdout)
+    return json.loads(run(command, " ".join(map(str, tokens))))

@@ -16,13 +16,15 @@ llama.cpp's CPU backend and gristmill's.
   top-1      of 64 tokens, how many are the likeliest to llama.cpp on the twin, after the same text. Gristmill's are those that
              it writes itself, greedily; llama.cpp's are its likeliest within the text that gristmill's CPU backend wrote
 
-Tests are llama-bench's and `gristmill bench model`'s: no tokenizer, random ids, the same counts, keys and values in the same
-type, the same threads, one process for each, each test run once on the device before it is timed. The engines take turns and
-the order is reversed every other time. A figure is the median of the repetitions, in brackets its 95 % interval from their
+Tests are llama-bench's and `gristmill bench model`'s: no tokenizer, random ids, the same counts, keys and values in f16
+(llama-bench knows no f32; agreement is with f32), the same threads, one process for each. Before the clock starts each has run:
+gristmill the whole test, llama.cpp the prompt, or one token. The engines take turns and the order is reversed every other time. A figure is the median of the repetitions, in brackets its 95 % interval from their
 order; a ratio is gristmill's rate over llama.cpp's, of pairs. With fewer than six repetitions an interval is their whole range,
 and less sure than 95 %.
 
-Exit code 1 if gristmill's nll is off by more than 5e-3 anywhere.
+"crashed" is a process that died of a signal, as llama.cpp's Vulkan backend does for some shapes on llvmpipe.
+
+Exit code 1 if gristmill's nll is off by more than 5e-3 anywhere, or it crashed.
 """
 
 import argparse
@@ -32,7 +34,6 @@ import os
 import re
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -62,15 +63,8 @@ class Engine:
 
     def __init__(self, title, backend, args):
         self.title, self.backend, self.args = title, backend, args
-        self.environment = None
+        self.environment = None  # gristmill's own account of where it ran
         self.device = None
-
-    def call(self, command, environment):
-        run = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment},
-                             cwd=self.args.repository)
-        if run.returncode != 0:
-            raise SystemExit(f"{shlex.join(command)}\n{run.stderr.strip()[-2000:]}\nexit code {run.returncode}")
-        return run.stdout
 
 
 class Llama(Engine):
@@ -78,69 +72,65 @@ class Llama(Engine):
         """(name of the test, tokens/s) of each."""
         place = ["-ngl", "99"] if self.backend == "gpu" else ["-ngl", "0", "-dev", "none", "-nopo", "1"]
         command = [os.path.join(self.args.llama_cpp, "build", "bin", "llama-bench"), "-m", file, *tests, *place, "-r", "1",
-                   "-t", str(self.args.threads), "-ctk", self.args.kv, "-ctv", self.args.kv, "-o", "jsonl"]
-        for row in map(json.loads, self.call(command, vulkan()).splitlines()):
-            if self.backend == "cpu" and row["devices"] != "none":
-                raise SystemExit("llama.cpp did not stay on the CPU")
+                   "-t", str(self.args.threads), "-ctk", "f16", "-ctv", "f16", "-o", "jsonl"]
+        for row in map(json.loads, peer.run(command).splitlines()):
             self.device = row["gpu_info"]
+            if not self.device and self.backend == "gpu" or row["devices"] != "none" and self.backend == "cpu":
+                raise SystemExit(f"llama.cpp ran on {self.device or 'the CPU'}, not where it was told to")
             yield test_name(row), row["avg_ts"]
 
-    def agreement(self, file, truth, written):
-        """(largest difference, same top, of how many)."""
-        if self.backend == "gpu":
-            os.environ.update(vulkan())
-        said = peer.nll(self.args.llama_cpp, file, written.tokens, "vulkan" if self.backend == "gpu" else "cpu")
-        off = np.abs(np.subtract(said["nll"], truth["nll"]))[: written.scored - 1].max()
-        rows = range(written.scored - 1, len(written.tokens) - 1)
-        return float(off), sum(said["top"][i] == truth["top"][i] for i in rows), len(rows)
+    def agreement(self, file, text, truth):
+        """(largest difference of the nll, same top, of how many)."""
+        said = peer.nll(self.args.llama_cpp, file, text.tokens, "vulkan" if self.backend == "gpu" else "cpu")
+        same = sum(said["top"][i] == truth["top"][i] for i in text.written_after())
+        return text.off(said["nll"], truth), same, len(text.written_after())
 
 
 class Gristmill(Engine):
-    def command(self, name, file, *more):
+    def run(self, file, *command):
         adapter = ["--adapter", self.args.adapter] if self.args.adapter and self.backend == "gpu" else []
-        return [self.args.gristmill, *name, "--model", file, "--backend", self.backend, *adapter, *more]
-
-    def threads(self):
-        return {"RAYON_NUM_THREADS": str(self.args.threads)}
+        command = [self.args.gristmill, *command, "--model", file, "--backend", self.backend, *adapter]
+        return peer.run(command, RAYON_NUM_THREADS=str(self.args.threads))
 
     def rates(self, file, tests):
-        command = self.command(["bench", "model"], file, *tests, "-r", "1", "--kv", self.args.kv, "-o", "jsonl")
-        for row in map(json.loads, self.call(command, self.threads()).splitlines()):
+        """(name of the test, tokens/s) of each."""
+        lines = self.run(file, "bench", "model", *tests, "-r", "1", "--kv", "f16", "-o", "jsonl").splitlines()
+        for row in map(json.loads, lines):
             self.environment = row["environment"]
-            adapter = self.environment["adapter"]
-            self.device = adapter and adapter["name"]
+            self.device = self.environment["adapter"] and self.environment["adapter"]["name"]
             yield test_name(row), row["avg_ts"]
 
-    def write(self, file, tokens, count):
+    def write(self, file, tokens):
         """What it writes after the tokens, taking the likeliest each time."""
-        command = self.command(["generate"], file, "--tokens", ids(tokens), "-n", str(count), "--temperature", "0",
-                               "--ignore-eos", "--json")
-        return json.loads(self.call(command, self.threads()))["tokens"]
+        said = self.run(file, "generate", "--tokens", ids(tokens), "-n", str(WRITTEN), "--temperature", "0", "--ignore-eos",
+                        "--json")
+        return Text(tokens, json.loads(said)["tokens"])
 
-    def agreement(self, file, truth_of, tokens):
-        command = self.command(["perplexity"], file, "--tokens", ids(tokens), "--json")
-        nll = json.loads(self.call(command, self.threads()))["nll"]
-        written = Written(tokens, self.write(file, tokens, WRITTEN))
-        truth = truth_of(written)
-        off = np.abs(np.subtract(nll, truth["nll"][: len(nll)])).max()
-        rows = range(len(tokens) - 1, len(written.tokens) - 1)
-        return float(off), sum(written.tokens[i + 1] == truth["top"][i] for i in rows), len(rows), written
+    def agreement(self, file, text, truth):
+        """(largest difference of the nll, same top, of how many), for a text that it wrote."""
+        said = json.loads(self.run(file, "perplexity", "--tokens", ids(text.tokens[: text.scored]), "--json"))
+        same = sum(text.tokens[i + 1] == truth["top"][i] for i in text.written_after())
+        return text.off(said["nll"], truth), same, len(text.written_after())
 
 
-class Written:
+class Text:
     """Tokens that are scored, and what was written after them."""
 
-    def __init__(self, scored, new):
-        self.scored, self.tokens = len(scored), [*scored, *new]
+    def __init__(self, scored, written):
+        self.scored, self.tokens = len(scored), [*scored, *written]
+
+    def written_after(self):
+        """The positions after which each written token came."""
+        return range(self.scored - 1, len(self.tokens) - 1)
+
+    def off(self, nll, truth):
+        """The largest difference over the scored ones."""
+        count = self.scored - 1
+        return float(np.abs(np.subtract(nll[:count], truth["nll"][:count])).max())
 
 
 def ids(tokens):
     return ",".join(map(str, tokens))
-
-
-def vulkan():
-    """llama.cpp passes software adapters over unless they are asked for."""
-    return {"GGML_VK_VISIBLE_DEVICES": os.environ.get("GGML_VK_VISIBLE_DEVICES", "0")}
 
 
 def test_name(row):
@@ -161,45 +151,47 @@ def ratios(ours, theirs):
 
 
 def speed(file, engines, args):
-    """The samples of each engine, by test."""
-    tests = [["-p", str(args.prompt), "-n", str(args.new)]]
+    """The samples of each engine, by test; none where llama.cpp crashed."""
+    tests = {(f"pp{args.prompt}", f"tg{args.new}"): ["-p", str(args.prompt), "-n", str(args.new)]}
     if args.depth:
-        tests.append(["-p", "0", "-n", str(args.new), "-d", str(args.depth)])
-    samples = {engine.title: {} for engine in engines}
+        tests[(f"tg{args.new} @ d{args.depth}",)] = ["-p", "0", "-n", str(args.new), "-d", str(args.depth)]
+    samples = {engine.title: {name: [] for names in tests for name in names} for engine in engines}
     for repetition in range(args.repetitions):
         note(f"  repetition {repetition + 1} of {args.repetitions}")
         for engine in engines if repetition % 2 == 0 else engines[::-1]:
-            for flags in tests:
-                for test, rate in engine.rates(file, flags):
-                    samples[engine.title].setdefault(test, []).append(rate)
+            of = samples[engine.title]
+            for names, flags in tests.items():
+                if any(of[name] is None for name in names):
+                    continue
+                try:
+                    for name, rate in engine.rates(file, flags):
+                        of[name].append(rate)
+                except peer.Crash as crash:
+                    note(f"  {crash}")
+                    of.update(dict.fromkeys(names))
     return samples
 
 
 def agreement(file, twin, engines, args):
-    """(largest difference, same top, of how many) of each engine, by title."""
+    """(largest difference of the nll, same top, of how many) of each engine, by title."""
     vocab, context = facts(file)
     scored = min(SCORED, context - WRITTEN)
     if scored < 2:
         raise SystemExit(f"{file}: a context of {context} is too short")
-    tokens = make_gguf.random_ids(scored, vocab, 1)
-    known = {}
-
-    def truth_of(written):
-        key = tuple(written.tokens)
-        if key not in known:
-            known[key] = peer.nll(args.llama_cpp, twin, written.tokens)
-        return known[key]
-
-    found, text = {}, None
-    for engine in [engine for engine in engines if isinstance(engine, Gristmill)][::-1]:
+    tokens, truths, text, found = make_gguf.random_ids(scored, vocab, 1), {}, None, {}
+    # Gristmill's first, the CPU backend before: its text is the one that llama.cpp is asked about.
+    for engine in sorted(engines, key=lambda engine: (isinstance(engine, Llama), engine.backend)):
         note(f"  agreement of {engine.title}")
-        off, same, of, text = engine.agreement(file, truth_of, tokens)
-        # llama.cpp's turn is in the text of the first of these: the CPU backend where it runs.
-        known.setdefault("text", text)
-        found[engine.title] = off, same, of
-    for engine in [engine for engine in engines if isinstance(engine, Llama)]:
-        note(f"  agreement of {engine.title}")
-        found[engine.title] = engine.agreement(file, truth_of(known["text"]), known["text"])
+        own = engine.write(file, tokens) if isinstance(engine, Gristmill) else text
+        text = text or own
+        key = tuple(own.tokens)
+        if key not in truths:
+            truths[key] = peer.nll(args.llama_cpp, twin, own.tokens)
+        try:
+            found[engine.title] = engine.agreement(file, own, truths[key])
+        except peer.Crash as crash:
+            note(f"  {crash}")
+            found[engine.title] = None
     return found
 
 
@@ -243,7 +235,7 @@ def measure(args):
     for backend in backends:
         engines += [Llama(f"llama.cpp {places[backend]}", backend, args),
                     Gristmill(f"gristmill {'adapter' if backend == 'gpu' else 'CPU'}", backend, args)]
-    document = {"settings": {name: getattr(args, name) for name in ("prompt", "new", "depth", "repetitions", "kv", "threads")},
+    document = {"settings": {name: getattr(args, name) for name in ("prompt", "new", "depth", "repetitions", "threads")},
                 "llama_cpp": peer.llama_cpp_version(args.llama_cpp), "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "models": []}
     os.makedirs(peer.peers_dir(), exist_ok=True)
@@ -283,12 +275,13 @@ def table(document):
             row = [model["name"], test]
             for theirs, ours in of:
                 a, b = speeds[theirs][test], speeds[ours][test]
-                row += [cell(interval(a)), cell(interval(b)), cell(ratios(b, a))]
+                row += [cell(interval(v)) if v else "crashed" for v in (a, b)] + [cell(ratios(b, a)) if a and b else ""]
             rows.append(row)
-        if agreements:
-            rows.append([model["name"], "nll off", *(f"{agreements[title][0]:.1e}" if title else "" for title in columns(of))])
-            rows.append([model["name"], "top-1", *(f"{agreements[title][1]}/{agreements[title][2]}" if title else ""
-                                                   for title in columns(of))])
+        for test, form in (("nll off", "{0:.1e}"), ("top-1", "{1}/{2}")) if agreements else ():
+            row = [model["name"], test]
+            for pair in of:
+                row += [form.format(*agreements[title]) if agreements[title] else "crashed" for title in pair] + [""]
+            rows.append(row)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for i, row in enumerate(rows):
@@ -296,10 +289,6 @@ def table(document):
         lines.append("  ".join([name.ljust(widths[0]), row[1].ljust(widths[1]),
                                 *(text.rjust(width) for text, width in zip(row[2:], widths[2:]))]).rstrip())
     return lines
-
-
-def columns(of):
-    return [title for theirs, ours in of for title in (theirs, ours, None)]
 
 
 def cell(estimate):
@@ -313,9 +302,12 @@ def digits(value):
 
 def caption(document):
     settings = document["settings"]
-    return [f"llama.cpp of {document['llama_cpp']}, {settings['threads']} threads, keys and values {settings['kv']}; "
-            f"adapter: {document.get('adapter') or 'not timed'}; {document['date']}",
-            f"tokens/s: medians and 95 % intervals of {settings['repetitions']} repetitions in turns; nll in nats"]
+    lines = [f"llama.cpp of {document['llama_cpp']}, {settings['threads']} threads, {document['date']}; "
+             "nll in nats, off from llama.cpp's CPU backend on the same numbers as f32"]
+    if "adapter" in document:
+        lines.append(f"{document['adapter'] or 'no adapter'}; tokens/s, keys and values in f16: medians and 95 % "
+                     f"intervals of {settings['repetitions']} repetitions in turns")
+    return lines
 
 
 def record(document, folder, command):
@@ -339,6 +331,8 @@ def peer_rows(model, backend, environment, version):
     theirs, ours = ("llama.cpp Vulkan", "gristmill adapter") if backend == "gpu" else ("llama.cpp CPU", "gristmill CPU")
     for test, rates in model["tokens_per_s"][ours].items():
         others = model["tokens_per_s"][theirs][test]
+        if not (rates and others):
+            continue
         yield {
             "schema": "gristmill-bench/1", "environment": environment, "kind": "peer", "name": f"{model['name']}, {test}",
             "peer": theirs.replace(" ", ", "), "peer_version": version, "unit": "tok/s", "ours": interval(rates),
@@ -357,7 +351,6 @@ def main():
     parser.add_argument("-n", "--new", type=int, default=16)
     parser.add_argument("-d", "--depth", type=int, default=128, help="0: none")
     parser.add_argument("-r", "--repetitions", type=int, default=6)
-    parser.add_argument("--kv", choices=["f16", "f32"], default="f16", help="of the speeds; the agreement is with f32")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--without", action="append", default=[], choices=["gpu", "cpu", "speed", "agreement"])
     parser.add_argument("--adapter", help="part of the name of gristmill's; GGML_VK_VISIBLE_DEVICES is llama.cpp's [0]")
@@ -386,9 +379,16 @@ def main():
             file.write(text + "\n")
     print(text if args.json else "\n".join([*table(document), *caption(document)]))
     if args.record:
-        record(document, args.record, "benches/peers/side_by_side.py " + shlex.join(args.model))
-    worst = max((values[0] for model in document["models"] for title, values in model.get("agreement", {}).items()
-                 if title.startswith("gristmill")), default=0)
+        names = [os.path.basename(name) for name in args.model]
+        flags = ["-p", args.prompt, "-n", args.new, "-d", args.depth, "-r", args.repetitions]
+        record(document, args.record, shlex.join(["benches/peers/side_by_side.py", *names, *map(str, flags)]))
+    ours = [values for model in document["models"] for title, values in model.get("agreement", {}).items()
+            if title.startswith("gristmill")]
+    ours += [values for model in document["models"] for title, of in model.get("tokens_per_s", {}).items()
+             for values in of.values() if values is None and title.startswith("gristmill")]
+    if None in ours:
+        raise SystemExit("gristmill crashed")
+    worst = max((values[0] for values in ours), default=0)
     if not worst <= LIMIT:
         note(f"gristmill's nll is off by {worst:.1e}, more than {LIMIT}")
         raise SystemExit(1)
