@@ -128,21 +128,27 @@ fn what_is_not_written_is_noticed() {
     }
 }
 
-/// Each element that is compared is compared: one that is off by ten times its bound is found, wherever it is.
+/// What is compared are thousands of elements, or all there are, and none of them within a bound that zeros would pass.
 #[test]
-fn an_element_that_is_off_is_noticed() {
+fn what_is_compared_could_fail() {
     let cpu = cpu();
     for kernel in kernels::ALL {
-        let (shape, format) = odd_shapes(kernel)[0];
-        let mut workload = row_of(kernel, shape, format).unwrap().workload(&cpu).unwrap();
-        let count = workload.output.expected.len();
-        let written: usize = workload.output.tensor.rows() * workload.output.tensor.columns();
-        assert!(count == written || count >= 1000, "{} {shape}: {count} of {written} are compared", kernel.name);
-        for i in [0, count / 2, count - 1] {
-            let right = workload.output.expected[i];
-            workload.output.expected[i].1 += 10.0 * right.2 + 1e-3;
-            assert!(Harness::new(&cpu).check(&mut workload).is_err(), "{} {shape} at {}", kernel.name, right.0);
-            workload.output.expected[i] = right;
+        for (shape, format) in odd_shapes(kernel) {
+            let mut workload = row_of(kernel, shape, format).unwrap().workload(&cpu).unwrap();
+            let (count, tensor) = (workload.output.expected.len(), &workload.output.tensor);
+            let written = tensor.rows() * tensor.columns();
+            assert!(count == written || count >= 1000, "{} {shape}: {count} of {written} are compared", kernel.name);
+            let expected = &workload.output.expected;
+            let largest = expected.iter().map(|(_, value, _)| value.abs()).fold(0.0, f64::max);
+            let loose = expected.iter().filter(|(_, _, bound)| *bound > 0.05 * largest).count();
+            // A draw at the very step of a distribution may fall to either side.
+            assert!(loose <= if kernel.name == "sample" { count / 20 } else { 0 }, "{} {shape}: {loose}", kernel.name);
+            for i in [0, count / 2, count - 1] {
+                let right = workload.output.expected[i];
+                workload.output.expected[i].1 += 2.0 * right.2 + 0.05 * largest;
+                assert!(Harness::new(&cpu).check(&mut workload).is_err(), "{} {shape} at {}", kernel.name, right.0);
+                workload.output.expected[i] = right;
+            }
         }
     }
 }
@@ -171,7 +177,7 @@ fn impossible_shapes_are_refused_by_name() {
     refused(&k::relu::KERNEL, "m=4294967295,n=4294967295", f32, &["operands of relu"]);
     refused(&k::embed::KERNEL, "m=1,k=4294967295,n=4294967295", f32, &["operands of embed"]);
     refused(&k::matmul::KERNEL, "m=4,k=32,n=4", Format::Q4_0, &["format", "q4_0", "f32, f16"]);
-    refused(&k::softmax::KERNEL, "m=4,n=4", Format::F16, &["format", "f16", "softmax takes f32"]);
+    refused(&k::softmax::KERNEL, "m=4,n=4", Format::F16, &["format", "f16", "softmax; it takes f32"]);
     refused(&k::matvec::KERNEL, "m=1,k=100,n=4", Format::Q4_0, &["`k` is 100", "a multiple of 32", "q4_0"]);
     refused(&k::matvec_subgroup::KERNEL, "m=1,k=32,n=4", Format::Q6K, &["a multiple of 256", "q6_k"]);
     refused(&k::matvec::KERNEL, "m=9,k=4,n=4", f32, &["`m` is 9", "at most 8", "matmul_transpose_b"]);
