@@ -53,10 +53,10 @@ mod scheduler_tests;
 mod slices;
 #[cfg(feature = "gpu")]
 mod tensor;
-#[cfg(feature = "gpu")]
-pub mod tuning;
 #[cfg(feature = "bench")]
 pub mod tune;
+#[cfg(feature = "gpu")]
+pub mod tuning;
 #[cfg(feature = "gpu")]
 pub mod verify;
 

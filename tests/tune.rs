@@ -112,7 +112,8 @@ fn bad_defaults_are_found_out() {
         return;
     }
     let folder = Folder::new("bad");
-    let planted = ADD.replace("Tune: 32u, 64u, 128u, 256u", "Tune: 1u, 64u, 300u").replace("const WG = 64u", "const WG = 1u");
+    let planted =
+        ADD.replace("Tune: 32u, 64u, 128u, 256u", "Tune: 1u, 64u, 300u").replace("const WG = 64u", "const WG = 1u");
     let shader = folder.write("add.wgsl", &planted);
     let (cache, html) = (folder.path("cache.jsonl"), folder.path("page.html"));
     let all = document(&["add", "--shader", &shader, "--shape", SHAPE, "--cache", &cache, "--html", &html]);
@@ -165,7 +166,8 @@ fn answers_to_what_cannot_be_done() {
     refused(&["add", "--budget", "never"], 2, &["60s"]);
     refused(&["add", "--backend", "cpu", "--shape", SHAPE], 2, &["the CPU backend has no knobs"]);
     let folder = Folder::new("answers");
-    let other = folder.write("add.wgsl", &ADD.replace("var<storage, read> y", "var<storage, read> z").replace("y[", "z["));
+    let other =
+        folder.write("add.wgsl", &ADD.replace("var<storage, read> y", "var<storage, read> z").replace("y[", "z["));
     refused(&["add", "--shader", &other], 1, &["bindings", "`z: array<vec4<f32>>`, not `y: array<vec4<f32>>`"]);
     let broken = folder.write("add.wgsl", &ADD.replace("let quad =", "let quad"));
     refused(&["add", "--shader", &broken], 1, &["add.wgsl:19"]);

@@ -79,7 +79,8 @@ impl TuneCache {
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         let parsed: Vec<Option<Line>> = text[..whole].lines().map(|line| serde_json::from_str(line).ok()).collect();
         let damaged = parsed.iter().any(Option::is_none);
-        let mut cache = TuneCache { path: Some(path.to_owned()), lines: parsed.into_iter().flatten().collect(), set_aside: None };
+        let mut cache =
+            TuneCache { path: Some(path.to_owned()), lines: parsed.into_iter().flatten().collect(), set_aside: None };
         if damaged {
             let aside = (0..).map(|n| path.with_extension(format!("damaged-{n}"))).find(|aside| !aside.exists());
             let aside = aside.unwrap_or_else(|| path.with_extension("damaged"));

@@ -120,7 +120,8 @@ impl Tuned {
     /// [`Error::BadOption`] with the knobs that there are, or if there are no values.
     pub fn set_values(&mut self, name: &str, values: Vec<u32>) -> Result<()> {
         let known: Vec<&str> = self.knobs.iter().map(|knob| knob.name.as_str()).collect();
-        let unknown = bad("--knob", format!("`{name}` is no knob of {}, which has {}", self.kernel.name, known.join(", ")));
+        let unknown =
+            bad("--knob", format!("`{name}` is no knob of {}, which has {}", self.kernel.name, known.join(", ")));
         let knob = self.knobs.iter_mut().find(|knob| knob.name == name).ok_or(unknown)?;
         if values.is_empty() {
             return Err(bad("--knob", format!("`{name}` has no values; give some, as {name}=32,64")));
@@ -161,7 +162,8 @@ impl Tuned {
         }
         let mut all = vec![Vec::new()];
         for knob in &self.knobs {
-            let longer = |one: &Vec<u32>| knob.values.iter().map(|value| [one.as_slice(), &[*value]].concat()).collect();
+            let longer =
+                |one: &Vec<u32>| knob.values.iter().map(|value| [one.as_slice(), &[*value]].concat()).collect();
             all = all.iter().flat_map(|one| -> Vec<Vec<u32>> { longer(one) }).collect();
         }
         let default = self.default();
@@ -173,7 +175,8 @@ impl Tuned {
 
     /// What is to run.
     pub(super) fn trial(&self, values: &[u32]) -> Trial {
-        let named = |name: &str| self.knobs.iter().zip(values).find(|(knob, _)| knob.name == name).map(|(_, value)| *value);
+        let named =
+            |name: &str| self.knobs.iter().zip(values).find(|(knob, _)| knob.name == name).map(|(_, value)| *value);
         let mut knobs = [0; MAX_CONSTANTS];
         for (value, knob) in knobs.iter_mut().zip(self.kernel.knobs) {
             *value = named(knob.name).unwrap_or(knob.default);
@@ -200,9 +203,10 @@ impl Tuned {
         let limits = gpu.limits()?;
         match size {
             Err(message) => Some(message),
-            Ok((_, bytes)) if bytes > limits.max_compute_workgroup_storage_size => {
-                Some(format!("{bytes} bytes of workgroup memory; the device has {}", limits.max_compute_workgroup_storage_size))
-            }
+            Ok((_, bytes)) if bytes > limits.max_compute_workgroup_storage_size => Some(format!(
+                "{bytes} bytes of workgroup memory; the device has {}",
+                limits.max_compute_workgroup_storage_size
+            )),
             Ok((size, _)) if size.iter().product::<u32>() > limits.max_compute_invocations_per_workgroup => {
                 let most = limits.max_compute_invocations_per_workgroup;
                 Some(format!("{} invocations; the device has {most} per workgroup", size.iter().product::<u32>()))

@@ -164,7 +164,13 @@ impl Candidate {
 
 impl TuneReport {
     /// A report without sweeps.
-    pub fn new(environment: Environment, kernel: &str, op: &str, shader: Option<String>, source_hash: &str) -> TuneReport {
+    pub fn new(
+        environment: Environment,
+        kernel: &str,
+        op: &str,
+        shader: Option<String>,
+        source_hash: &str,
+    ) -> TuneReport {
         let (kernel, op, source_hash) = (kernel.to_owned(), op.to_owned(), source_hash.to_owned());
         TuneReport { schema: TUNE_SCHEMA.to_owned(), environment, kernel, op, shader, source_hash, sweeps: Vec::new() }
     }

@@ -144,7 +144,11 @@ fn one(
         bar.set_length(step.total as u64);
         bar.set_position(step.done as u64);
         let (knobs, ratio) = step.best;
-        bar.set_message(format!("{}, best so far {} ({ratio:.2} x the default)", row.name(), text::knobs(tuned, knobs)));
+        bar.set_message(format!(
+            "{}, best so far {} ({ratio:.2} x the default)",
+            row.name(),
+            text::knobs(tuned, knobs)
+        ));
     };
     let found = sweep(gpu, tuned, row, limits, cache, &mut progress);
     bar.finish_and_clear();
@@ -178,7 +182,11 @@ impl Args {
         let kernel = kernels::ALL.iter().find(|kernel| kernel.name == tuned.name());
         let kernel = *kernel.ok_or_else(|| usage("no such kernel"))?;
         if !self.shape.is_empty() {
-            return Ok(self.shape.iter().map(|shape| row_of(kernel, shape, self.format)).collect::<Result<_, Error>>()?);
+            return Ok(self
+                .shape
+                .iter()
+                .map(|shape| row_of(kernel, shape, self.format))
+                .collect::<Result<_, Error>>()?);
         }
         let mut rows = rows_of(gpu, kernel);
         if !self.all {
@@ -199,7 +207,12 @@ impl Args {
         let Some(path) = path else { return Ok(TuneCache::default()) };
         let cache = TuneCache::open(&path)?;
         if let Some(aside) = cache.set_aside() {
-            note(&format!("{} was damaged: it is now {}; {} results are kept", path.display(), aside.display(), cache.len()));
+            note(&format!(
+                "{} was damaged: it is now {}; {} results are kept",
+                path.display(),
+                aside.display(),
+                cache.len()
+            ));
         }
         Ok(cache)
     }
