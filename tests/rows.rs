@@ -38,7 +38,9 @@ fn odd_shapes(kernel: &Kernel) -> Vec<(&'static str, Format)> {
     let all = |shape| Format::ALL.map(|format| (shape, format)).to_vec();
     match kernel.name {
         "matmul" => floats("n=70,m=67,k=37"),
-        "matmul_transpose_b" => [all("m=67,k=512,n=70"), floats("m=9,k=37,n=5")].concat(),
+        "matmul_transpose_b" | "matmul_transpose_b_broadcast" => {
+            [all("m=67,k=512,n=70"), floats("m=9,k=37,n=5")].concat()
+        }
         "matvec" | "matvec_subgroup" => [all("m=3,k=512,n=70"), floats("m=8,k=37,n=5")].concat(),
         "embed" | "gather" => [all("m=19,k=256,n=33"), floats("m=3,k=37,n=5")].concat(),
         "attention" => [
@@ -59,22 +61,29 @@ fn odd_shapes(kernel: &Kernel) -> Vec<(&'static str, Format)> {
     }
 }
 
-/// Of the two ways to a matvec a device has one.
-fn reached(kernel: &Kernel, subgroups: bool) -> bool {
+/// Of two ways to a product a device has one: what needs no subgroups is what is left without them.
+fn reached(gpu: &GpuCompute, kernel: &Kernel, subgroups: bool) -> bool {
+    let broadcast = subgroups && gpu.adapter().is_some_and(|adapter| adapter.software);
     match kernel.name {
         "matvec" => !subgroups,
         "matvec_subgroup" => subgroups,
+        "matmul_transpose_b" => !broadcast,
+        "matmul_transpose_b_broadcast" => broadcast,
         _ => true,
     }
+}
+
+/// Once more without subgroups only where that may be another kernel.
+fn again(kernel: &Kernel) -> bool {
+    matches!(kernel.name, "matvec" | "matmul_transpose_b")
 }
 
 #[test]
 fn every_kernel_is_timed_at_its_own_shapes() {
     for (gpu, subgroups) in [(adapter(true), true), (adapter(false), false)] {
         let Some(gpu) = gpu else { continue };
-        for kernel in kernels::ALL.iter().filter(|kernel| reached(kernel, subgroups)) {
-            // Once more without subgroups only where that is another kernel.
-            if !subgroups && kernel.name != "matvec" {
+        for kernel in kernels::ALL.iter().filter(|kernel| reached(&gpu, kernel, subgroups)) {
+            if !subgroups && !again(kernel) {
                 continue;
             }
             let rows = rows_of(&gpu, kernel);
@@ -93,8 +102,8 @@ fn every_kernel_is_timed_at_its_own_shapes() {
 fn every_kernel_is_right_at_odd_shapes() {
     for (gpu, subgroups) in [(adapter(true), true), (adapter(false), false)] {
         let Some(gpu) = gpu else { continue };
-        for kernel in kernels::ALL.iter().filter(|kernel| reached(kernel, subgroups)) {
-            for (shape, format) in odd_shapes(kernel).into_iter().filter(|_| subgroups || kernel.name == "matvec") {
+        for kernel in kernels::ALL.iter().filter(|kernel| reached(&gpu, kernel, subgroups)) {
+            for (shape, format) in odd_shapes(kernel).into_iter().filter(|_| subgroups || again(kernel)) {
                 let ran = check(&gpu, kernel, shape, format);
                 assert!(ran.contains(&kernel.name), "{} {shape} runs {ran:?}", kernel.name);
             }
@@ -117,7 +126,7 @@ fn the_cpu_backend_is_right_at_the_same_shapes() {
 #[test]
 fn what_is_not_written_is_noticed() {
     for gpu in adapter(true).into_iter().chain([cpu()]) {
-        for kernel in kernels::ALL.iter().filter(|kernel| reached(kernel, true)) {
+        for kernel in kernels::ALL.iter().filter(|kernel| reached(&gpu, kernel, true)) {
             let (shape, format) = odd_shapes(kernel)[0];
             let mut workload = row_of(kernel, shape, format).unwrap().workload(&gpu).unwrap();
             Harness::new(&gpu).check(&mut workload).unwrap();

@@ -197,7 +197,8 @@ fn small_files_load() {
 #[test]
 fn what_is_wrong_is_named() {
     let texts = |texts: &[&'static str]| Meta::Texts(texts.to_vec());
-    let cases: Vec<(Vec<(&'static str, Meta)>, (&'static str, Meta), &str)> = vec![
+    type Key = (&'static str, Meta);
+    let cases: Vec<(Vec<Key>, Key, &str)> = vec![
         (bpe(), ("tokenizer.ggml.model", Meta::Text("bert")), "`gpt2` and `llama` are"),
         (bpe(), ("tokenizer.ggml.model", Meta::U32(1)), "a string is expected"),
         (bpe(), ("tokenizer.ggml.pre", Meta::Text("tekken")), "`tekken` is not implemented; there are gpt-2, phi-2"),

@@ -219,7 +219,11 @@ impl Sweeper<'_> {
         let trial = self.tuned.trial(&self.default_values);
         self.default.set(Some(trial.clone()));
         self.try_out(Some(trial));
-        self.harness.check(&mut self.default.workload)?;
+        let ran = self.harness.check(&mut self.default.workload)?;
+        if !ran.contains(&self.tuned.name()) {
+            let message = format!("`{}` does not run here at this shape; {} does", self.tuned.name(), ran.join(", "));
+            return Err(Error::BadOption { option: "KERNEL", message });
+        }
         if let Err(message) = self.sample.check(self.gpu, false) {
             return Err(Error::WrongResult { what: self.tuned.name().to_owned(), message });
         }
@@ -368,7 +372,11 @@ pub fn against_built_in(gpu: &GpuCompute, tuned: &Tuned, row: &Row) -> Result<Du
         let trial = tuned.trial(&tuned.default());
         own.set(Some(trial.clone()));
         let harness = Harness::new(gpu);
-        harness.check(&mut own.workload)?;
+        let ran = harness.check(&mut own.workload)?;
+        if !ran.contains(&tuned.name()) {
+            let message = format!("`{}` does not run here at this shape; {} does", tuned.name(), ran.join(", "));
+            return Err(Error::BadOption { option: "KERNEL", message });
+        }
         if let Some(engine) = gpu.engine() {
             engine.set_trial(Some(trial));
         }

@@ -108,7 +108,14 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
         // What is left is for those that are left.
         let left = args.budget.map(|budget| budget.saturating_sub(start.elapsed()) / (count - i) as u32);
         let limits = Limits { budget: left, resume: args.resume };
-        let (found, class) = one(&gpu, tuned, row, limits, &mut cache)?;
+        let (found, class) = match one(&gpu, tuned, row, limits, &mut cache) {
+            // Of two kernels for one op a device has one.
+            Err(Failure::Library(Error::BadOption { message, .. })) if args.all => {
+                note(&message);
+                continue;
+            }
+            found => found?,
+        };
         if !args.form.json {
             print(&text::sweep(tuned, &found))?;
         }

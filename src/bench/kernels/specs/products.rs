@@ -70,7 +70,7 @@ pub(super) const MATVEC: Recipe = Recipe {
 
 pub(super) const LINEAR: Recipe = Recipe {
     op: "linear",
-    kernels: &["matmul_transpose_b"],
+    kernels: &["matmul_transpose_b", "matmul_transpose_b_broadcast"],
     keys: KEYS,
     formats: &Format::ALL,
     shapes: &[
@@ -86,7 +86,7 @@ pub(super) const LINEAR: Recipe = Recipe {
 
 pub(super) const TRANSPOSE_B: Recipe = Recipe {
     op: "matmul_transpose_b",
-    kernels: &["matmul_transpose_b"],
+    kernels: &["matmul_transpose_b", "matmul_transpose_b_broadcast"],
     keys: KEYS,
     formats: FLOATS,
     shapes: &[(super::F32, &["m=768,k=64,n=64", "m=128,k=768,n=128"])],

@@ -28,9 +28,15 @@ pub(super) fn run(gpu: &GpuCompute, kernel: &str, row: &Row, path: &Path) -> Res
                     good = Some(line);
                 }
                 Err(error) => {
-                    let what = if matches!(error, Error::WrongResult { .. }) { "wrong result" } else { "error" };
+                    let what = match error {
+                        Error::WrongResult { .. } => "wrong result: ",
+                        // naga's messages begin with that word.
+                        Error::Shader(_) => "",
+                        _ => "error: ",
+                    };
+                    let message = error.to_string();
                     let last = good.as_ref().map_or_else(String::new, |line| format!("\nthe last good one: {line}"));
-                    print(&format!("{what}: {error}{last}\n"))?;
+                    print(&format!("{what}{}{last}\n", message.trim_end()))?;
                 }
             }
             seen = text;
