@@ -38,12 +38,7 @@ pub(super) const GELU: Recipe = Recipe {
         |shape, _| {
             let form = shape.one_of("form", &[("tanh", Gelu::Tanh), ("exact", Gelu::Exact)])?;
             let bound = if form == Gelu::Tanh { bounds::gelu_tanh } else { bounds::gelu_exact };
-            one(
-                shape,
-                move |pass, x| ops::gelu(pass, x, form),
-                move |x| reference::gelu(x, form),
-                move |x, y| bound(x, y),
-            )
+            one(shape, move |pass, x| ops::gelu(pass, x, form), move |x| reference::gelu(x, form), bound)
         },
     )
 };
