@@ -102,7 +102,9 @@ impl Shown {
 
 fn report(shown: &Shown) -> String {
     let Shown { kernel, variant, resources } = shown;
-    let doc = kernel.doc.lines().map(|line| format!("{}\n", line.trim_start())).collect::<String>();
+    // The grid is said below.
+    let doc = kernel.doc.lines().map(str::trim_start).filter(|line| !line.starts_with("grid: "));
+    let doc: String = doc.map(|line| format!("{line}\n")).collect();
     let mut text = format!("{}: a kernel of the op {}\n{doc}", kernel.name, kernel.op);
     let binding = |(i, b): (usize, &Binding)| {
         vec![format!("  {i}"), b.name.to_owned(), format!("array<{}>", b.ty), access(b).to_owned()]
@@ -117,12 +119,19 @@ fn report(shown: &Shown) -> String {
     };
     let Resources { workgroup_size: [x, y, z], workgroup_bytes, subgroups } = *resources;
     let invocations = x.saturating_mul(y).saturating_mul(z);
+    text.push('\n');
     let mut line = |name: &str, value: String| text += &format!("{name:<17} {value}\n");
-    line("\nworkgroup size", format!("{x} x {y} x {z}{}", over(invocations, MAX_INVOCATIONS)));
+    line("workgroup size", format!("{x} x {y} x {z}{}", over(invocations, MAX_INVOCATIONS)));
     line("workgroup memory", format!("{workgroup_bytes} bytes{}", over(workgroup_bytes, MAX_WORKGROUP_BYTES)));
     line("grid", kernel.grid.to_owned());
     line("subgroups", if subgroups { "needed" } else { "not needed" }.to_owned());
-    line("format", format!("{} of {}", variant.format.name(), formats(kernel).join(", ")));
+    line(
+        "format",
+        match kernel.format {
+            Some(_) => format!("{} of {}", variant.format.name(), formats(kernel).join(", ")),
+            None => "none: it reads no weight".to_owned(),
+        },
+    );
     text + "\n" + &kernel.wgsl(variant)
 }
 
