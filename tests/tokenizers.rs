@@ -158,7 +158,10 @@ fn with(keys: &[(&'static str, Meta)], others: &[(&'static str, Meta)]) -> Gguf 
     file(&kept.chain(others).cloned().collect::<Vec<_>>())
 }
 
-fn bpe() -> Vec<(&'static str, Meta)> {
+/// Keys and their values.
+type Keys = Vec<(&'static str, Meta)>;
+
+fn bpe() -> Keys {
     vec![
         ("tokenizer.ggml.model", Meta::Text("gpt2")),
         ("tokenizer.ggml.pre", Meta::Text("gpt-2")),
@@ -168,7 +171,7 @@ fn bpe() -> Vec<(&'static str, Meta)> {
     ]
 }
 
-fn spm() -> Vec<(&'static str, Meta)> {
+fn spm() -> Keys {
     vec![
         ("tokenizer.ggml.model", Meta::Text("llama")),
         ("tokenizer.ggml.tokens", Meta::Texts(vec!["<unk>", "<s>", "</s>", "a", "\u{2581}", "\u{2581}a"])),
@@ -197,8 +200,7 @@ fn small_files_load() {
 #[test]
 fn what_is_wrong_is_named() {
     let texts = |texts: &[&'static str]| Meta::Texts(texts.to_vec());
-    type Key = (&'static str, Meta);
-    let cases: Vec<(Vec<Key>, Key, &str)> = vec![
+    let cases: Vec<(Keys, (&'static str, Meta), &str)> = vec![
         (bpe(), ("tokenizer.ggml.model", Meta::Text("bert")), "`gpt2` and `llama` are"),
         (bpe(), ("tokenizer.ggml.model", Meta::U32(1)), "a string is expected"),
         (bpe(), ("tokenizer.ggml.pre", Meta::Text("tekken")), "`tekken` is not implemented; there are gpt-2, phi-2"),
