@@ -152,6 +152,7 @@ fn weight_row(words: &[u32], format: Format, columns: usize, row: usize, out: &m
 }
 
 /// Rows of `columns` in a quantised format, as a file has them, as f32.
+#[cfg_attr(not(feature = "models"), allow(dead_code, reason = "models alone need it"))]
 pub(crate) fn dequantize(format: Format, stored: &[u8], columns: usize) -> Vec<f32> {
     let row_bytes = format.stored_bytes(columns).filter(|&bytes| bytes > 0).unwrap_or(usize::MAX);
     let mut values = vec![0.0; stored.len() / row_bytes * columns];

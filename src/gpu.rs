@@ -462,6 +462,7 @@ impl Engine {
     }
 
     /// Has one kernel run with other knobs, or another text, from now on; `None`: as it is.
+    #[cfg_attr(not(feature = "bench"), allow(dead_code, reason = "the tuner alone needs it"))]
     pub(crate) fn set_trial(&self, trial: Option<Trial>) {
         *self.trial.write().unwrap_or_else(PoisonError::into_inner) = trial;
     }
