@@ -279,7 +279,7 @@ mod tests {
             tuning.to_string(),
             "matmul rows=many size=small format=f16: BM=32 BN=128 BK=8 TN=8\nmatmul: BM=32\n"
         );
-        tuning.prefer(&kernels::gelu::KERNEL, ShapeClass::new(64, 4096, Format::F32), &[64]);
-        assert!(tuning.to_string().starts_with("gelu rows=many size=small: WG=64\n"));
+        tuning.prefer(&kernels::gelu::KERNEL, ShapeClass::new(64, 4096, Format::F32), &[32]);
+        assert!(tuning.to_string().starts_with("gelu rows=many size=small: WG=32\n"));
     }
 }
