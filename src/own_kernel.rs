@@ -79,7 +79,22 @@ impl OwnKernel {
     /// # Errors
     /// [`Error::Shader`] with naga's message, the path and the line, or with the rule that the text breaks.
     pub fn new(path: &str, source: &str) -> Result<OwnKernel> {
-        let interface = reflect(path, source).map_err(Error::Shader)?;
+        OwnKernel::called(path, path, source)
+    }
+
+    /// A kernel from a file that may have any name; the entry point is called `name`.
+    ///
+    /// # Errors
+    /// As [`OwnKernel::from_file`].
+    pub fn from_file_as(path: impl AsRef<Path>, name: &str) -> Result<OwnKernel> {
+        let path = path.as_ref();
+        let called = path.with_file_name(format!("{name}.wgsl"));
+        OwnKernel::called(&called.to_string_lossy(), &path.to_string_lossy(), &read(path)?)
+    }
+
+    /// `called` gives the name, `path` stands in messages.
+    fn called(called: &str, path: &str, source: &str) -> Result<OwnKernel> {
+        let interface = reflect(called, source).map_err(|message| Error::Shader(message.replace(called, path)))?;
         let constants = interface.knobs.len() + interface.modes.len();
         if constants > MAX_CONSTANTS {
             return Err(Error::Shader(format!("{path}: {constants} knobs and modes; at most {MAX_CONSTANTS}")));
@@ -96,8 +111,7 @@ impl OwnKernel {
     /// [`Error::Io`] if it cannot be read; as [`OwnKernel::new`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<OwnKernel> {
         let path = path.as_ref();
-        let unread = |e: std::io::Error| Error::Io { path: path.to_owned(), message: e.to_string() };
-        OwnKernel::new(&path.to_string_lossy(), &std::fs::read_to_string(path).map_err(unread)?)
+        OwnKernel::new(&path.to_string_lossy(), &read(path)?)
     }
 
     /// The name of its entry point.
@@ -177,6 +191,10 @@ impl OwnKernel {
     pub(crate) fn refuse(&self, message: String) -> Error {
         Error::Kernel { kernel: self.name().to_owned(), message }
     }
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| Error::Io { path: path.to_owned(), message: e.to_string() })
 }
 
 /// A parameter's value.

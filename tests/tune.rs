@@ -94,7 +94,7 @@ fn a_wrong_candidate_never_wins() {
     let planted = ADD
         .replace("const WG = 64u;", "const WG = 64u;\n/// Quads that are not done. Tune: 1u, 2u, 4u\nconst SKIP = 1u;")
         .replace("quad < p.quads", "quad % SKIP == 0u && quad < p.quads");
-    let shader = folder.write("add.wgsl", &planted);
+    let shader = folder.write("planted.wgsl", &planted);
     let cache = folder.path("cache.jsonl");
     let found = sweep(&["add", "--shader", &shader, "--shape", SHAPE, "--knob", "WG=64", "--cache", &cache]);
     let statuses = statuses(&found);
@@ -114,7 +114,7 @@ fn bad_defaults_are_found_out() {
     let folder = Folder::new("bad");
     let planted =
         ADD.replace("Tune: 32u, 64u, 128u, 256u", "Tune: 1u, 64u, 3000u").replace("const WG = 64u", "const WG = 1u");
-    let shader = folder.write("add.wgsl", &planted);
+    let shader = folder.write("planted.wgsl", &planted);
     let (cache, html) = (folder.path("cache.jsonl"), folder.path("page.html"));
     let all = document(&["add", "--shader", &shader, "--shape", SHAPE, "--cache", &cache, "--html", &html]);
     let found = &all["sweeps"][0];
@@ -209,20 +209,20 @@ fn a_watched_file_is_tried_at_every_save() {
         return;
     }
     let folder = Folder::new("watch");
-    let path = folder.write("add.wgsl", ADD);
+    let path = folder.write("my.wgsl", ADD);
     let watched = watch(Path::new(&path));
     assert!(watched.next().starts_with("right; "));
-    folder.write("add.wgsl", &ADD.replace("+= y[quad]", "+= 2.0 * y[quad]"));
+    folder.write("my.wgsl", &ADD.replace("+= y[quad]", "+= 2.0 * y[quad]"));
     let wrong = watched.next();
     assert!(wrong.starts_with("wrong result: ") && wrong.contains("element 0 is"), "{wrong}");
     assert!(watched.next().starts_with("the last good one: right; "));
-    folder.write("add.wgsl", &ADD.replace("let quad =", "let quad"));
+    folder.write("my.wgsl", &ADD.replace("let quad =", "let quad"));
     // naga's message has many lines.
     let mut error = String::new();
     while !error.contains("the last good one: right; ") {
         error += &(watched.next() + "\n");
     }
-    assert!(error.starts_with("error: ") && error.contains("add.wgsl:21"), "{error}");
-    folder.write("add.wgsl", &ADD.replace("x[quad] += y[quad]", "x[quad] = y[quad] + x[quad]"));
+    assert!(error.starts_with("error: ") && error.contains("my.wgsl:21"), "{error}");
+    folder.write("my.wgsl", &ADD.replace("x[quad] += y[quad]", "x[quad] = y[quad] + x[quad]"));
     assert!(watched.next().starts_with("right; "));
 }

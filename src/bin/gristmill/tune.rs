@@ -174,7 +174,7 @@ impl Args {
     fn tuned(&self, name: &str) -> Result<Tuned, Failure> {
         let mut tuned = match &self.shader {
             None => Tuned::kernel(name)?,
-            Some(path) => Tuned::in_place_of(name, OwnKernel::from_file(path)?)?,
+            Some(path) => Tuned::in_place_of(name, OwnKernel::from_file_as(path, name)?)?,
         };
         for knob in &self.knob {
             let (name, values) = knob.split_once('=').unwrap_or((knob, ""));

@@ -46,7 +46,7 @@ pub(super) fn run(gpu: &GpuCompute, kernel: &str, row: &Row, path: &Path) -> Res
 }
 
 fn try_out(gpu: &GpuCompute, kernel: &str, row: &Row, path: &Path) -> gristmill::Result<Duel> {
-    let own = OwnKernel::from_file(path)?;
+    let own = OwnKernel::from_file_as(path, kernel)?;
     against_built_in(gpu, &Tuned::in_place_of(kernel, own)?, row)
 }
 
