@@ -302,7 +302,7 @@ def digits(value):
 
 def caption(document):
     settings = document["settings"]
-    lines = [f"llama.cpp of {document['llama_cpp']}, {settings['threads']} threads, {document['date']}; "
+    lines = [f"llama.cpp of {document['llama_cpp']}, threads: {settings['threads']}, {document['date']}; "
              "nll in nats, off from llama.cpp's CPU backend on the same numbers as f32"]
     if "adapter" in document:
         lines.append(f"{document['adapter'] or 'no adapter'}; tokens/s, keys and values in f16: medians and 95 % "
@@ -329,12 +329,13 @@ def record(document, folder, command):
 
 def peer_rows(model, backend, environment, version):
     theirs, ours = ("llama.cpp Vulkan", "gristmill adapter") if backend == "gpu" else ("llama.cpp CPU", "gristmill CPU")
+    on = "" if backend == "gpu" else f", threads: {environment['threads']}"
     for test, rates in model["tokens_per_s"][ours].items():
         others = model["tokens_per_s"][theirs][test]
         if not (rates and others):
             continue
         yield {
-            "schema": "gristmill-bench/1", "environment": environment, "kind": "peer", "name": f"{model['name']}, {test}",
+            "schema": "gristmill-bench/1", "environment": environment, "kind": "peer", "name": f"{model['name']}, {test}{on}",
             "peer": theirs.replace(" ", ", "), "peer_version": version, "unit": "tok/s", "ours": interval(rates),
             "theirs": interval(others), "ratio": ratios(rates, others), "our_samples": rates, "their_samples": others,
         }
@@ -380,7 +381,8 @@ def main():
     print(text if args.json else "\n".join([*table(document), *caption(document)]))
     if args.record:
         names = [os.path.basename(name) for name in args.model]
-        flags = ["-p", args.prompt, "-n", args.new, "-d", args.depth, "-r", args.repetitions]
+        flags = ["-p", args.prompt, "-n", args.new, "-d", args.depth, "-r", args.repetitions, "--threads", args.threads]
+        flags += [part for name in args.without for part in ("--without", name)]
         record(document, args.record, shlex.join(["benches/peers/side_by_side.py", *names, *map(str, flags)]))
     ours = [values for model in document["models"] for title, values in model.get("agreement", {}).items()
             if title.startswith("gristmill")]
