@@ -217,8 +217,7 @@ fn transpose_b(
     let repeats = |of: usize, to: usize| count(OP, of / to.max(1)).map(|repeats| repeats & 0xffff);
     let quads = |elements: usize| count(OP, elements / 4);
     let ([x_outer, x_inner, x_pitch], [w_outer_stride, w_inner_stride, w_pitch]) = (x.strides(), w.strides());
-    // A software adapter's lanes are those of a vector register, and what they read alike is read once.
-    let broadcast = pass.gpu().engine().is_some_and(|engine| engine.facts.software && engine.subgroups);
+    let broadcast = pass.picks(&k::matmul_transpose_b_broadcast::KERNEL, false, out, format);
     let broadcast = broadcast && m.div_ceil(8) as u64 <= MAX_GROUPS;
     for part in parts(depth) {
         let params = k::matmul_transpose_b::Params {
@@ -344,7 +343,6 @@ pub fn matvec_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'
         let x = aligned(pass, x)?;
         return matvec_with(pass, &x, w, epilogue, out);
     }
-    let subgroups = pass.gpu().engine().is_some_and(|engine| engine.subgroups);
     for (chunk, columns) in chunk_columns(w, out) {
         let params = k::matvec::Params {
             n: count(OP, chunk.tensor.rows())?,
@@ -359,7 +357,7 @@ pub fn matvec_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'
         pass.reads(format);
         pass.cost(flops(m, x.columns(), w.rows()));
         pass.moves(bytes(&[x, w], bias, (4 * m * columns) as u64));
-        if subgroups {
+        if pass.picks(&k::matvec_subgroup::KERNEL, true, out, format) {
             use k::matvec_subgroup::{Args, Modes, Params, grid};
             let knobs = pass.knobs_for(out, format);
             let modes = Modes { m: m as u32, bias: bias.is_some().into(), activation: mode(activation) };
