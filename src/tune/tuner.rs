@@ -221,3 +221,81 @@ pub struct Duel {
     /// The kernel's time over the file's, in turns: above 1 the file is faster.
     pub ratio: Estimate,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::bench::row_of;
+    use crate::faults::{SHORT, Script, open};
+    use crate::kernel::kernels;
+    use crate::tune::Status;
+    use crate::tuning::Tuning;
+
+    /// Tunes `add` while `fault` happens to the device after each candidate: statuses, or the error, and devices opened.
+    fn sweep(fault: impl Fn(&Script, usize)) -> Option<(Result<Vec<Status>>, usize)> {
+        let scripts: RefCell<Vec<Arc<Script>>> = RefCell::default();
+        let open = || {
+            let (gpu, script) = open(|options| options.deadline = 4 * SHORT)
+                .ok_or_else(|| Error::NoAdapter { reason: "none".to_owned(), hint: String::new() })?;
+            scripts.borrow_mut().push(script);
+            Ok(gpu)
+        };
+        // Said aloud where there is no adapter.
+        let mut tuner = Tuner::open(open).ok()?;
+        let tuning = Tuning::parse("mul: WG=128").unwrap();
+        tuner.gpu().set_tuning(tuning.clone());
+        let row = row_of(&kernels::add::KERNEL, "n=4096", Format::F32).unwrap();
+        let tuned = Tuned::kernel("add").unwrap();
+        let mut after = |step: &Step<'_>| {
+            let script = scripts.borrow().last().cloned().unwrap();
+            fault(&script, step.done);
+        };
+        let found = tuner.sweep(&tuned, &row, Limits::default(), &mut TuneCache::default(), &mut after);
+        assert_eq!(tuner.gpu().tuning(), tuning, "the next device is tuned as the one before it");
+        let found = found.map(|(sweep, _)| sweep.candidates.iter().map(|c| c.status).collect());
+        let opened = scripts.borrow().len();
+        Some((found, opened))
+    }
+
+    #[test]
+    fn a_candidate_that_loses_the_device_is_one_of_many() {
+        let Some((found, opened)) = sweep(|script, done| {
+            if done == 1 {
+                script.lose("pulled out")
+            }
+        }) else {
+            return;
+        };
+        let found = found.unwrap();
+        assert_eq!(opened, 2);
+        assert_eq!(found[..2], [Status::Timed, Status::Failed]);
+        assert!(
+            found.len() == 4 && found[2..].iter().all(|s| matches!(s, Status::Timed | Status::Slower)),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn a_candidate_that_hangs_is_one_of_many() {
+        let Some((found, opened)) = sweep(|script, done| {
+            if done == 2 {
+                script.close_gate()
+            }
+        }) else {
+            return;
+        };
+        let found = found.unwrap();
+        assert_eq!((opened, found[2]), (2, Status::Failed));
+        assert!(found.len() == 4 && found[3] != Status::Failed, "{found:?}");
+    }
+
+    #[test]
+    fn a_device_that_is_lost_again_and_again_ends_the_sweep() {
+        let Some((found, opened)) = sweep(|script, _| script.lose("loose")) else { return };
+        assert!(matches!(found, Err(Error::DeviceLost { .. })), "{found:?}");
+        assert_eq!(opened, MOST_LOST);
+    }
+}

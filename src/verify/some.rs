@@ -1,8 +1,8 @@
 //! The cases that show quickly whether a variant of a kernel is right.
 //!
 //! A tuner asks that of many candidates, and most of the answer's time would go into compiling: each mode is a pipeline of its
-//! own, and a case runs in a millisecond. So a candidate is tried with cases that want the modes it is timed with, the
-//! shortest of each class of shapes. The one that is to win is tried with all of them.
+//! own, and a case runs in a millisecond. So a candidate is tried with cases that want the modes it is timed with: the
+//! shortest of each class of shapes, then as many others as there is time for. The one that is to win is tried with all of them.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -12,12 +12,12 @@ use crate::gpu::GpuCompute;
 use crate::kernel::Kernel;
 use crate::pass::{Pass, Pipeline};
 
-/// Cases that every candidate is tried with, where the table has so many.
+/// Cases that every candidate is tried with, however long they take, where the table has so many.
 const FEW: usize = 3;
-/// And at most.
-const MOST: usize = 8;
+/// How long more of them may take.
+const ENOUGH: Duration = Duration::from_millis(60);
 
-/// The cases that dispatch a kernel, on one element type.
+/// The cases that dispatch a kernel; of one that reads a weight, on one format.
 pub(crate) struct Sample {
     /// Short ones first.
     cases: Vec<Case>,
@@ -31,8 +31,10 @@ impl Sample {
     pub(crate) fn of(gpu: &GpuCompute, kernel: &Kernel, dtype: &str, timed: &[Pipeline]) -> Sample {
         // Layers of models dispatch the products, and have cases on every format.
         let may = |case: &Case| case.op == kernel.op || (kernel.format.is_some() && case.op == "linear");
+        // A cast names two types, and what reads no weight has one.
+        let of_type = |case: &Case| kernel.format.is_none() || case.dtype == dtype;
         let mut ran: Vec<(bool, Duration, Case)> = Vec::new();
-        for case in cases().into_iter().filter(|case| !case.large && case.dtype == dtype && may(case)) {
+        for case in cases().into_iter().filter(|case| !case.large && of_type(case) && may(case)) {
             let start = Instant::now();
             let (_, bench) = observe(gpu, &case, Layout::Padded, &Pass::submit);
             let mut own = bench.pipelines.iter().filter(|(name, _)| *name == kernel.name).peekable();
@@ -43,14 +45,19 @@ impl Sample {
         restore(gpu);
         ran.sort_by_key(|(other, time, _)| (*other, *time));
         let mut classes = BTreeSet::new();
-        let mut some: BTreeSet<usize> = (0..)
+        // The first of each class, then the others: as many as there is time for.
+        let first: BTreeSet<usize> = (0..)
             .zip(&ran)
-            .filter(|(_, (other, _, case))| !other && classes.insert((case.op, case.shape_class)))
-            .map(|(place, _)| place)
-            .take(MOST)
+            .filter(|(_, (.., case))| classes.insert((case.op, case.shape_class)))
+            .map(|(i, _)| i)
             .collect();
-        for place in 0..ran.len() {
-            if some.len() < FEW {
+        let mut order: Vec<usize> = (0..ran.len()).collect();
+        order.sort_by_key(|place| (ran.get(*place).is_none_or(|(other, ..)| *other), !first.contains(place)));
+        let (mut some, mut total) = (BTreeSet::new(), Duration::ZERO);
+        for place in order {
+            let Some((other, time, _)) = ran.get(place) else { continue };
+            total += *time;
+            if some.len() < FEW || (!other && total < ENOUGH) {
                 some.insert(place);
             }
         }

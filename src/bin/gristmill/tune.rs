@@ -111,7 +111,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
         }
         jobs.extend(rows.into_iter().map(|row| Job { tuned, row }));
     }
-    let mut run = Run { args, cache: args.cache()?, tuning: tuner.gpu().tuning(), found: Vec::new() };
+    let mut run = Run { args, cache: args.cache()?, tuning: tuner.gpu().tuning(), found: Vec::new(), wrong: None };
     run.sweeps(&mut tuner, &jobs)?;
     run.rivals(&mut tuner, &jobs)?;
     run.give_out(tuner.gpu(), &jobs)

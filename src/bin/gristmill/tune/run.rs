@@ -26,6 +26,8 @@ pub(super) struct Run<'a> {
     pub(super) tuning: Tuning,
     /// Of each job that the adapter can run, by its place.
     pub(super) found: Vec<(usize, Sweep, ShapeClass)>,
+    /// The first kernel that is wrong as it is.
+    pub(super) wrong: Option<Error>,
 }
 
 impl Run<'_> {
@@ -40,6 +42,12 @@ impl Run<'_> {
                 // An adapter lacks what some kernels need.
                 Err(Failure::Library(Error::BadOption { message, .. })) if self.args.all => {
                     note(&message);
+                    continue;
+                }
+                // Of the others there is something to be said all the same.
+                Err(Failure::Library(error @ Error::WrongResult { .. })) if self.args.all => {
+                    note(&format!("error: {error}"));
+                    self.wrong.get_or_insert(error);
                     continue;
                 }
                 found => found?,
@@ -135,7 +143,7 @@ impl Run<'_> {
             reports => serde_json::to_value(reports),
         };
         self.args.form.document(&document.unwrap_or_default())?;
-        Ok(Outcome::Done)
+        self.wrong.map_or(Ok(Outcome::Done), |error| Err(error.into()))
     }
 }
 
