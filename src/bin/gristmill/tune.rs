@@ -148,7 +148,11 @@ impl Args {
     fn kernels(&self) -> Result<Vec<Tuned>, Failure> {
         let names: Vec<&str> = match &self.kernel {
             Some(name) => vec![name],
-            None => kernels::ALL.iter().filter(|kernel| !kernel.knobs.is_empty()).map(|kernel| kernel.name).collect(),
+            // What ceilings and yardsticks are measured with stays as it is: records of two days are compared by it.
+            None => {
+                let tuned = kernels::ALL.iter().filter(|kernel| !kernel.knobs.is_empty() && kernel.op != "probe");
+                tuned.map(|kernel| kernel.name).collect()
+            }
         };
         names.into_iter().map(|name| self.tuned(name)).collect()
     }
