@@ -10,8 +10,10 @@ use crate::kernel::{Constants, Format, Kernel, MAX_CONSTANTS, kernels};
 use crate::own_kernel::OwnKernel;
 use crate::tensor::Tensor;
 
-/// What ships: (a part of the adapter's name, or its kind; the text). The first one that fits is taken.
-const SHIPPED: [(&str, &str); 1] = [("software", include_str!("tuning/software.txt"))];
+/// What ships: (a part of the adapter's name, or its kind; the text). All that fit are taken, in this order: what is known of an
+/// adapter comes before what is known of its kind.
+const SHIPPED: [(&str, &str); 2] =
+    [("llvmpipe", include_str!("tuning/llvmpipe.txt")), ("software", include_str!("tuning/software.txt"))];
 
 /// Kernels and knobs that are not the defaults, for some adapter.
 ///
@@ -161,9 +163,9 @@ impl Tuning {
     /// [`AdapterFacts`](crate::AdapterFacts) has it.
     pub(crate) fn shipped(name: &str, kind: &str) -> Tuning {
         let fits = |part: &str| part == kind || name.to_lowercase().contains(part);
-        let text = SHIPPED.into_iter().find(|(part, _)| fits(part)).map_or("", |(_, text)| text);
+        let texts = SHIPPED.into_iter().filter(|(part, _)| fits(part)).map(|(_, text)| text);
         // A test reads each of them.
-        Tuning::parse(text).unwrap_or_default()
+        Tuning { lines: texts.flat_map(|text| Tuning::parse(text).unwrap_or_default().lines).collect() }
     }
 
     /// Puts a line for a class of shapes before the others, in place of one for the same class.
@@ -326,6 +328,43 @@ mod tests {
             let lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()).count();
             assert_eq!(Tuning::parse(text).unwrap().lines.len(), lines, "{part}");
             assert_eq!(Tuning::parse(&Tuning::parse(text).unwrap().to_string()).unwrap(), Tuning::parse(text).unwrap());
+        }
+    }
+
+    #[test]
+    fn what_ships_is_legal_whatever_is_computed() {
+        for line in SHIPPED.iter().flat_map(|(_, text)| Tuning::parse(text).unwrap().lines) {
+            let Says::Knobs(kernel, set) = line.says else { continue };
+            let formats: Vec<Format> = match line.format {
+                None if kernel.format.is_some() => Format::ALL.to_vec(),
+                None => vec![Format::F32],
+                Some(Formats::One(format)) => vec![format],
+                Some(Formats::Quantised) => Format::ALL.into_iter().filter(|format| format.is_quantized()).collect(),
+            };
+            let mut variant = kernel.default_variant();
+            for ((place, knob), set) in variant.constants.iter_mut().zip(kernel.knobs).zip(set) {
+                *place = set.unwrap_or(knob.default);
+            }
+            let check = |variant: &crate::kernel::Variant| {
+                let resources = crate::reflect::resources(kernel.name, &kernel.wgsl(variant));
+                let (size, bytes) = resources.unwrap_or_else(|message| panic!("{}: {message}", kernel.name));
+                assert!(size.iter().product::<u32>() <= 256 && bytes <= 16384, "{}{}", kernel.name, line.says.words());
+            };
+            for format in formats {
+                variant.format = format;
+                check(&variant);
+                // Each mode at each of its values, and all of them at their largest.
+                let mut largest = variant;
+                for (at, mode) in (kernel.knobs.len()..).zip(kernel.modes) {
+                    for &value in mode.values {
+                        let mut one = variant;
+                        one.constants[at] = value;
+                        check(&one);
+                    }
+                    largest.constants[at] = mode.values.iter().copied().max().unwrap_or(mode.default);
+                }
+                check(&largest);
+            }
         }
     }
 
