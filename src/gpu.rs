@@ -455,6 +455,20 @@ impl Engine {
         self.tuning.read().unwrap_or_else(PoisonError::into_inner).knobs(kernel, class)
     }
 
+    /// Whether an op runs this one of its kernels for a class of shapes: one that is being tuned, else the one that the
+    /// tuning names, else `otherwise`.
+    pub(crate) fn picks(&self, kernel: &Kernel, otherwise: bool, class: ShapeClass) -> bool {
+        if kernel.subgroups && !self.subgroups {
+            return false;
+        }
+        let trial = self.trial.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(trial) = trial.as_ref().filter(|trial| trial.kernel.op == kernel.op) {
+            return trial.kernel.index == kernel.index;
+        }
+        let tuning = self.tuning.read().unwrap_or_else(PoisonError::into_inner);
+        tuning.kernel(kernel.op, class, self.subgroups).map_or(otherwise, |preferred| preferred.index == kernel.index)
+    }
+
     /// What runs in a kernel's place, and with which knobs.
     pub(crate) fn stand_in(&self, kernel: &Kernel) -> Option<(OwnKernel, Vec<u32>)> {
         let trial = self.trial.read().unwrap_or_else(PoisonError::into_inner);

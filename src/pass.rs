@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::encode::{Clock, PassTimes, Step, Which, Work, submit, submit_timed};
 use crate::error::{Error, Result};
 use crate::gpu::GpuCompute;
-use crate::kernel::{Arguments, Constants, Format, Variant};
+use crate::kernel::{Arguments, Constants, Format, Kernel, Variant};
 use crate::own_kernel::OwnKernel;
 use crate::pool::{Kind, Lease};
 use crate::result::AsyncGpuResult;
@@ -21,6 +21,9 @@ use crate::tuning::{Knobs, ShapeClass};
 pub(crate) use checks::checked_grid;
 use checks::{Clash, check_home, check_tensors, traffic};
 pub use recording::Recording;
+
+/// A variant of a kernel, compiled: equal to another if it is the same one.
+pub(crate) type Pipeline = wgpu::ComputePipeline;
 
 /// Commands being recorded, to be submitted together. On the CPU backend ops run at once and a pass is empty.
 ///
@@ -252,12 +255,23 @@ impl Pass {
         Ok(())
     }
 
-    /// The kernels of the house recorded so far.
-    pub(crate) fn kernels(&self) -> impl Iterator<Item = &'static str> {
+    /// Whether an op runs this one of its kernels to write `out`: what the tuning says of the class of shapes, else
+    /// `otherwise`, and never where the adapter lacks what it needs.
+    pub(crate) fn picks(&self, kernel: &Kernel, otherwise: bool, out: &Tensor, format: Format) -> bool {
+        self.gpu.engine().is_some_and(|engine| engine.picks(kernel, otherwise, ShapeClass::of(out, format)))
+    }
+
+    /// The pipelines of the house recorded so far, with the kernels they are of.
+    pub(crate) fn pipelines(&self) -> impl Iterator<Item = (&'static str, &Pipeline)> {
         self.steps.iter().filter_map(|step| match step {
-            Step::Dispatch { kernel: Which::House(kernel), .. } => Some(kernel.name),
+            Step::Dispatch { kernel: Which::House(kernel), pipeline, .. } => Some((kernel.name, pipeline)),
             Step::Dispatch { .. } | Step::Copy { .. } => None,
         })
+    }
+
+    /// The kernels of the house recorded so far.
+    pub(crate) fn kernels(&self) -> impl Iterator<Item = &'static str> {
+        self.pipelines().map(|(kernel, _)| kernel)
     }
 
     /// Adds to the estimate of what this pass costs, in floating-point operations: those of the next dispatch.

@@ -1,4 +1,4 @@
-//! Tuned knobs: which values of its knobs a kernel runs with, by what it is asked to compute.
+//! Tuning: which of its kernels an op runs, and with which values of its knobs, by what it is asked to compute.
 //!
 //! The best tile depends on the adapter and on the shape, and a kernel that is picked at run time cannot find out: measuring
 //! takes seconds, and a first call that stalls is worse than a slow one. So nothing is ever measured here. What
@@ -10,15 +10,20 @@ use crate::kernel::{Constants, Format, Kernel, MAX_CONSTANTS, kernels};
 use crate::own_kernel::OwnKernel;
 use crate::tensor::Tensor;
 
-/// What ships: (a part of the adapter's name, or its kind; the text). The first one that fits is taken.
-const SHIPPED: [(&str, &str); 1] = [("software", include_str!("tuning/software.txt"))];
+/// What ships: (a part of the adapter's name, or its kind; the text). All that fit are taken, in this order: what is known of an
+/// adapter comes before what is known of its kind.
+const SHIPPED: [(&str, &str); 2] =
+    [("llvmpipe", include_str!("tuning/llvmpipe.txt")), ("software", include_str!("tuning/software.txt"))];
 
-/// Knobs that are not those of the kernels' files, for some adapter.
+/// Kernels and knobs that are not the defaults, for some adapter.
 ///
 /// A line is a kernel, what is computed, and its knobs: `matmul rows=many size=large format=f16: BM=64 BN=128`. Of what is
 /// computed, `rows` are those of the output, `1`, `few` (2 to 8) or `many`; `size` is how many elements it has, `small` (up to
 /// 2^16), `medium` (up to 2^20) or `large`; `format` is that of the weight, or `quantised`. What is left out may be anything,
 /// and a knob that is left out keeps its default. The first line that fits counts; `#` begins a comment.
+///
+/// Where an op has several kernels, a line of the op chooses one: `matvec rows=1: kernel=matvec`. It does not count where the
+/// adapter lacks what that kernel needs. Knobs are those of a kernel, and have lines of their own.
 ///
 /// ```
 /// use gristmill::{ComputeBackend, GpuCompute, Tuning};
@@ -29,6 +34,7 @@ const SHIPPED: [(&str, &str); 1] = [("software", include_str!("tuning/software.t
 /// gpu.set_tuning(tuning); // of what is recorded from now on
 /// assert!(Tuning::parse("matmul: BM=7").is_ok()); // its assertions say whether that is legal, when it is compiled
 /// assert!(Tuning::parse("matmul: B=7").unwrap_err().to_string().contains("BM, BN, BK, TM, TN"));
+/// assert!(Tuning::parse("matvec: kernel=gelu").unwrap_err().to_string().contains("matvec, matvec_subgroup"));
 /// # Ok::<(), gristmill::Error>(())
 /// ```
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -81,12 +87,45 @@ impl std::fmt::Display for ShapeClass {
 
 #[derive(Debug, Clone, PartialEq)]
 struct Line {
-    kernel: usize,
     rows: Option<&'static str>,
     size: Option<&'static str>,
     format: Option<Formats>,
-    /// A value, or none for the default, of each knob.
-    knobs: [Option<u32>; MAX_CONSTANTS],
+    says: Says,
+}
+
+/// What a line says.
+#[derive(Debug, Clone, Copy)]
+enum Says {
+    /// Of a kernel: a value, or none for the default, of each knob.
+    Knobs(&'static Kernel, [Option<u32>; MAX_CONSTANTS]),
+    /// Of the kernel's op: that it runs this one.
+    Kernel(&'static Kernel),
+}
+
+impl Says {
+    /// The kernel, or the op, that it is of.
+    fn of(&self) -> (bool, &'static str) {
+        match self {
+            Says::Knobs(kernel, _) => (false, kernel.name),
+            Says::Kernel(kernel) => (true, kernel.op),
+        }
+    }
+
+    fn words(&self) -> String {
+        match self {
+            Says::Knobs(kernel, values) => {
+                let set = kernel.knobs.iter().zip(values).filter_map(|(knob, value)| Some((knob.name, (*value)?)));
+                set.map(|(name, value)| format!(" {name}={value}")).collect()
+            }
+            Says::Kernel(kernel) => format!(" kernel={}", kernel.name),
+        }
+    }
+}
+
+impl PartialEq for Says {
+    fn eq(&self, other: &Says) -> bool {
+        self.of() == other.of() && self.words() == other.words()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -124,9 +163,9 @@ impl Tuning {
     /// [`AdapterFacts`](crate::AdapterFacts) has it.
     pub(crate) fn shipped(name: &str, kind: &str) -> Tuning {
         let fits = |part: &str| part == kind || name.to_lowercase().contains(part);
-        let text = SHIPPED.into_iter().find(|(part, _)| fits(part)).map_or("", |(_, text)| text);
+        let texts = SHIPPED.into_iter().filter(|(part, _)| fits(part)).map(|(_, text)| text);
         // A test reads each of them.
-        Tuning::parse(text).unwrap_or_default()
+        Tuning { lines: texts.flat_map(|text| Tuning::parse(text).unwrap_or_default().lines).collect() }
     }
 
     /// Puts a line for a class of shapes before the others, in place of one for the same class.
@@ -136,21 +175,42 @@ impl Tuning {
             *value = (*knob != own.default).then_some(*knob);
         }
         let format = kernel.format.map(|_| Formats::One(class.format));
-        let line = Line { kernel: kernel.index, rows: Some(class.rows), size: Some(class.size), format, knobs: values };
-        self.lines.retain(|other| {
-            (other.kernel, other.rows, other.size, other.format) != (line.kernel, line.rows, line.size, line.format)
-        });
+        self.put(Line { rows: Some(class.rows), size: Some(class.size), format, says: Says::Knobs(kernel, values) });
+    }
+
+    /// The same for a line which says that the kernel's op runs it.
+    pub fn prefer_kernel(&mut self, kernel: &'static Kernel, class: ShapeClass) {
+        let format = kernel.format.map(|_| Formats::One(class.format));
+        self.put(Line { rows: Some(class.rows), size: Some(class.size), format, says: Says::Kernel(kernel) });
+    }
+
+    fn put(&mut self, line: Line) {
+        let what = |line: &Line| (line.says.of(), line.rows, line.size, line.format);
+        self.lines.retain(|other| what(other) != what(&line));
         self.lines.insert(0, line);
     }
 
     /// The values of a kernel's knobs for a class of shapes, in the order of its file; `None`: the defaults.
     pub(crate) fn knobs(&self, kernel: &Kernel, class: ShapeClass) -> Option<[u32; MAX_CONSTANTS]> {
-        let line = self.lines.iter().find(|line| line.kernel == kernel.index && line.fits(class))?;
+        let set = self.lines.iter().find_map(|line| match line.says {
+            Says::Knobs(of, set) if of.index == kernel.index && line.fits(class) => Some(set),
+            _ => None,
+        })?;
         let mut values = [0; MAX_CONSTANTS];
-        for ((value, own), set) in values.iter_mut().zip(kernel.knobs).zip(line.knobs) {
+        for ((value, own), set) in values.iter_mut().zip(kernel.knobs).zip(set) {
             *value = set.unwrap_or(own.default);
         }
         Some(values)
+    }
+
+    /// The kernel that an op runs for a class of shapes, of those that the adapter can run; `None`: its default.
+    pub(crate) fn kernel(&self, op: &str, class: ShapeClass, subgroups: bool) -> Option<&'static Kernel> {
+        self.lines.iter().find_map(|line| match line.says {
+            Says::Kernel(kernel) if kernel.op == op && line.fits(class) => {
+                Some(kernel).filter(|kernel| subgroups || !kernel.subgroups)
+            }
+            _ => None,
+        })
     }
 }
 
@@ -167,14 +227,8 @@ impl Line {
     fn parse(line: &str) -> Result<Line, String> {
         let (what, knobs) = line.split_once(':').ok_or("a colon is missing between what is computed and the knobs")?;
         let mut words = what.split_whitespace();
-        let name = words.next().unwrap_or_default();
-        let kernel = kernels::ALL.iter().find(|kernel| kernel.name == name);
-        let kernel = kernel.ok_or_else(|| {
-            let known: Vec<&str> = kernels::ALL.iter().filter(|k| !k.knobs.is_empty()).map(|k| k.name).collect();
-            format!("`{name}` is no kernel; there are {}", known.join(", "))
-        })?;
-        let mut line =
-            Line { kernel: kernel.index, rows: None, size: None, format: None, knobs: [None; MAX_CONSTANTS] };
+        let says = Says::parse(words.next().unwrap_or_default(), knobs)?;
+        let mut line = Line { rows: None, size: None, format: None, says };
         for word in words {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
             let one_of = |known: &[&'static str]| {
@@ -192,18 +246,41 @@ impl Line {
                 _ => return Err(format!("`{word}`; rows, size and format may be said of what is computed")),
             }
         }
-        for word in knobs.split_whitespace() {
+        Ok(line)
+    }
+}
+
+impl Says {
+    /// What stands behind the colon, of the kernel or the op `name`.
+    fn parse(name: &str, words: &str) -> Result<Says, String> {
+        let list = |kernels: &mut dyn Iterator<Item = &'static Kernel>| {
+            kernels.map(|kernel| kernel.name).collect::<Vec<&str>>().join(", ")
+        };
+        let all = || kernels::ALL.iter().copied();
+        if let Some(wanted) = words.trim().strip_prefix("kernel=") {
+            let of_op = || all().filter(|kernel| kernel.op == name);
+            let kernel = of_op().find(|kernel| kernel.name == wanted);
+            return kernel.map(Says::Kernel).ok_or_else(|| match of_op().count() {
+                0 => format!("`{name}` is no op, so it has no kernel `{wanted}`"),
+                _ => format!("`{wanted}` is no kernel of {name}, which has {}", list(&mut of_op())),
+            });
+        }
+        let kernel = all().find(|kernel| kernel.name == name).ok_or_else(|| {
+            format!("`{name}` is no kernel; there are {}", list(&mut all().filter(|k| !k.knobs.is_empty())))
+        })?;
+        let mut values = [None; MAX_CONSTANTS];
+        for word in words.split_whitespace() {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
             let place = kernel.knobs.iter().position(|knob| knob.name == name).ok_or_else(|| {
                 let known: Vec<&str> = kernel.knobs.iter().map(|knob| knob.name).collect();
                 format!("`{name}` is no knob of {}, which has {}", kernel.name, known.join(", "))
             })?;
             let value = value.parse().map_err(|_| format!("`{word}`: {value} is not a number"))?;
-            if let Some(knob) = line.knobs.get_mut(place) {
+            if let Some(knob) = values.get_mut(place) {
                 *knob = Some(value);
             }
         }
-        Ok(line)
+        Ok(Says::Knobs(kernel, values))
     }
 }
 
@@ -211,17 +288,13 @@ impl std::fmt::Display for Tuning {
     /// The lines, as [`Tuning::parse`] reads them.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for line in &self.lines {
-            let Some(kernel) = kernels::ALL.get(line.kernel) else { continue };
-            f.write_str(kernel.name)?;
+            f.write_str(line.says.of().1)?;
             let words = [("rows", line.rows), ("size", line.size), ("format", line.format.map(Formats::name))];
             words
                 .iter()
                 .filter_map(|(key, value)| Some((key, (*value)?)))
                 .try_for_each(|(k, v)| write!(f, " {k}={v}"))?;
-            f.write_str(":")?;
-            let knobs = kernel.knobs.iter().zip(line.knobs).filter_map(|(knob, value)| Some((knob.name, value?)));
-            knobs.into_iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))?;
-            f.write_str("\n")?;
+            writeln!(f, ":{}", line.says.words())?;
         }
         Ok(())
     }
@@ -259,6 +332,43 @@ mod tests {
     }
 
     #[test]
+    fn what_ships_is_legal_whatever_is_computed() {
+        for line in SHIPPED.iter().flat_map(|(_, text)| Tuning::parse(text).unwrap().lines) {
+            let Says::Knobs(kernel, set) = line.says else { continue };
+            let formats: Vec<Format> = match line.format {
+                None if kernel.format.is_some() => Format::ALL.to_vec(),
+                None => vec![Format::F32],
+                Some(Formats::One(format)) => vec![format],
+                Some(Formats::Quantised) => Format::ALL.into_iter().filter(|format| format.is_quantized()).collect(),
+            };
+            let mut variant = kernel.default_variant();
+            for ((place, knob), set) in variant.constants.iter_mut().zip(kernel.knobs).zip(set) {
+                *place = set.unwrap_or(knob.default);
+            }
+            let check = |variant: &crate::kernel::Variant| {
+                let resources = crate::reflect::resources(kernel.name, &kernel.wgsl(variant));
+                let (size, bytes) = resources.unwrap_or_else(|message| panic!("{}: {message}", kernel.name));
+                assert!(size.iter().product::<u32>() <= 256 && bytes <= 16384, "{}{}", kernel.name, line.says.words());
+            };
+            for format in formats {
+                variant.format = format;
+                check(&variant);
+                // Each mode at each of its values, and all of them at their largest.
+                let mut largest = variant;
+                for (at, mode) in (kernel.knobs.len()..).zip(kernel.modes) {
+                    for &value in mode.values {
+                        let mut one = variant;
+                        one.constants[at] = value;
+                        check(&one);
+                    }
+                    largest.constants[at] = mode.values.iter().copied().max().unwrap_or(mode.default);
+                }
+                check(&largest);
+            }
+        }
+    }
+
+    #[test]
     fn the_first_line_that_fits_counts() {
         let tuning = Tuning::shipped("llvmpipe (LLVM 15.0.6, 256 bits)", "software");
         let kernel = &kernels::matvec_subgroup::KERNEL;
@@ -281,5 +391,26 @@ mod tests {
         );
         tuning.prefer(&kernels::gelu::KERNEL, ShapeClass::new(64, 4096, Format::F32), &[32]);
         assert!(tuning.to_string().starts_with("gelu rows=many size=small: WG=32\n"));
+    }
+
+    #[test]
+    fn an_op_runs_the_kernel_that_a_line_names_where_the_adapter_has_what_it_needs() {
+        let (plain, subgroup) = (&kernels::matvec::KERNEL, &kernels::matvec_subgroup::KERNEL);
+        let text = "matvec rows=1: kernel=matvec_subgroup\nmatvec rows=1: WG=64\nmatvec: kernel=matvec\n";
+        let mut tuning = Tuning::parse(text).unwrap();
+        assert_eq!(tuning.to_string(), text);
+        let name = |tuning: &Tuning, rows, subgroups| {
+            tuning.kernel("matvec", ShapeClass::new(rows, 3072, Format::F32), subgroups).map(|kernel| kernel.name)
+        };
+        assert_eq!(name(&tuning, 1, true), Some(subgroup.name));
+        assert_eq!(name(&tuning, 1, false), Some(plain.name), "the line of what cannot run does not count");
+        assert_eq!(name(&tuning, 4, true), Some(plain.name));
+        assert_eq!(tuning.kernel("matmul", ShapeClass::new(1, 1, Format::F32), true).map(|kernel| kernel.name), None);
+        // What is said of an op is not what is said of the kernel of its name.
+        tuning.prefer_kernel(plain, ShapeClass::new(1, 3072, Format::F32));
+        assert_eq!((name(&tuning, 1, true), tuning.lines.len()), (Some(plain.name), 4));
+        for wrong in ["matvec: kernel=gelu", "matvec: kernel=", "nope: kernel=matvec", "matvec: kernel=matvec WG=8"] {
+            assert!(Tuning::parse(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -144,6 +144,12 @@ type Submit<'a> = &'a (dyn Fn(Pass) -> crate::Result<()> + Sync);
 
 /// The outcome, and the kernels that were dispatched for it.
 fn execute(gpu: &GpuCompute, case: &Case, layout: Layout, submit: Submit<'_>) -> (Outcome, BTreeSet<&'static str>) {
+    let (outcome, bench) = observe(gpu, case, layout, submit);
+    (outcome, bench.into_kernels())
+}
+
+/// The outcome, and where it came about.
+fn observe<'a>(gpu: &'a GpuCompute, case: &Case, layout: Layout, submit: Submit<'a>) -> (Outcome, Bench<'a>) {
     if let Some(engine) = gpu.engine() {
         engine.pool.set_poison(true);
         engine.cache.set_wide(true);
@@ -156,7 +162,7 @@ fn execute(gpu: &GpuCompute, case: &Case, layout: Layout, submit: Submit<'_>) ->
         Err(Stop::Failed(message)) => Outcome::Failed { message },
         Err(Stop::Skipped(reason)) => Outcome::Skipped { reason },
     };
-    (outcome, bench.into_kernels())
+    (outcome, bench)
 }
 
 /// The outcomes of one op's cases on one element type.

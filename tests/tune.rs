@@ -177,12 +177,111 @@ fn answers_to_what_cannot_be_done() {
     }
 }
 
+#[test]
+fn what_cannot_be_written_is_said_before_anything_is_measured() {
+    let folder = Folder::new("unwritable");
+    let nowhere = folder.path("missing/file");
+    for option in ["--html", "--emit", "--out"] {
+        refused(&["add", option, &nowhere], 5, &["missing/file"]);
+        refused(&["add", option, &folder.0.display().to_string()], 5, &["gristmill-tune-unwritable"]);
+    }
+    refused(&["--all", "--shape", SHAPE], 2, &["--all", "--shape"]);
+    refused(&["add", "--all"], 2, &["KERNEL"]);
+    refused(&[], 2, &["KERNEL"]);
+    refused(&["add", "--format", "q9"], 2, &["q8_0"]);
+}
+
+#[test]
+fn an_emitted_tuning_keeps_what_the_adapter_is_tuned_to() {
+    if !adapter() {
+        return;
+    }
+    let folder = Folder::new("emit");
+    let planted = ["add", "--shape", SHAPE, "--knob", "WG=64,32"];
+    let (cache, emitted) = (folder.path("cache.jsonl"), folder.path("tuning.txt"));
+    let found = sweep(&[&planted[..], &["--cache", &cache, "--emit", &emitted]].concat());
+    let text = std::fs::read_to_string(&emitted).unwrap();
+    assert!(text.starts_with("# ") && text.contains("tune add"), "{text}");
+    let tuning = gristmill::Tuning::parse(&text).unwrap();
+    let before = gristmill::GpuCompute::new(gristmill::ComputeBackend::Gpu).unwrap().tuning();
+    let lines = |tuning: &gristmill::Tuning| tuning.to_string().lines().count();
+    assert_eq!(lines(&tuning), lines(&before) + usize::from(found["verdict"] == "winner"), "{text}");
+    assert!(tuning.to_string().ends_with(&before.to_string()));
+    // A program that has no such lines starts from the files' own.
+    tune(&[&planted[..], &["--cache", &cache, "--emit", &emitted, "--untuned"]].concat());
+    let plain = gristmill::Tuning::parse(&std::fs::read_to_string(&emitted).unwrap()).unwrap();
+    assert!(lines(&plain) <= 1, "{plain}");
+}
+
+#[test]
+fn a_planted_best_among_many_combinations_is_found() {
+    if !adapter() {
+        return;
+    }
+    let folder = Folder::new("many");
+    // 216 combinations, of which one wastes no time; the result is the same in all.
+    let knobs =
+        ["A", "B", "C"].map(|name| format!("/// One of three. Tune: 1u, 2u, 3u, 4u, 5u, 6u\nconst {name} = 1u;\n"));
+    let waste = "let off = abs(i32(A) - 4) + abs(i32(B) - 2) + abs(i32(C) - 5);\n        var waste = x[quad];\n        \
+                 for (var i = 0; i < 100 * off; i++) { waste = 0.5 * waste + y[quad]; }\n        ";
+    let planted = ADD
+        .replace("/// Invocations", &format!("{}/// Invocations", knobs.concat()))
+        .replace("x[quad] += y[quad]", &format!("{waste}x[quad] += select(y[quad], waste, waste.x == 12345.0)"));
+    let shader = folder.write("planted.wgsl", &planted);
+    let cache = folder.path("cache.jsonl");
+    let found = sweep(&["add", "--shader", &shader, "--shape", "n=65536", "--knob", "WG=64", "--cache", &cache]);
+    let names: Vec<&str> = found["knobs"].as_array().unwrap().iter().map(|k| k["name"].as_str().unwrap()).collect();
+    let best: Vec<u64> = ["A", "B", "C"]
+        .map(|name| found["winner"][names.iter().position(|n| *n == name).unwrap()].as_u64().unwrap())
+        .to_vec();
+    assert_eq!((best, &found["verdict"]), (vec![4, 2, 5], &"winner".into()));
+    assert!(found["ran"].as_u64().unwrap() < 108, "{} of 216 were tried", found["ran"]);
+}
+
+/// Results in a cache, by their knobs.
+#[cfg(unix)]
+fn results(cache: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(cache).unwrap_or_default();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["values"].to_string()).collect()
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_sweep_goes_on_where_it_was() {
+    if !adapter() {
+        return;
+    }
+    let folder = Folder::new("interrupt");
+    let cache = folder.path("cache.jsonl");
+    let common = ["matmul", "--shape", "m=128,k=128,n=128", "--knob", "TM=4", "--knob", "TN=4", "--cache", &cache];
+    let mut child = Watched(command(&common).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap(), None);
+    let start = std::time::Instant::now();
+    while results(&cache).len() < 4 {
+        assert!(start.elapsed() < Duration::from_secs(120), "no results");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.0.id().to_string()]).status().unwrap().success());
+    assert!(!child.0.wait().unwrap().success(), "it was not interrupted");
+    let before = results(&cache);
+    let found = sweep(&[&common[..], &["--resume"]].concat());
+    let total = statuses(&found).iter().filter(|(_, status)| status != "illegal").count();
+    assert!(before.len() < total, "nothing was left to do");
+    assert_eq!(found["cached"], before.len());
+    assert_eq!(found["ran"], total - before.len());
+    let mut after = results(&cache);
+    after.sort();
+    after.dedup();
+    assert_eq!(after.len(), total, "a candidate ran twice");
+    assert_eq!(results(&cache).len(), total);
+}
+
 /// A child that is gone with it, and the lines it prints.
-struct Watched(Child, mpsc::Receiver<String>);
+struct Watched(Child, Option<mpsc::Receiver<String>>);
 
 impl Watched {
     fn next(&self) -> String {
-        self.1.recv_timeout(Duration::from_secs(120)).expect("a line after a save")
+        self.1.as_ref().expect("lines").recv_timeout(Duration::from_secs(120)).expect("a line after a save")
     }
 }
 
@@ -200,7 +299,7 @@ fn watch(shader: &Path) -> Watched {
     let out = BufReader::new(child.stdout.take().unwrap());
     let (send, lines) = mpsc::channel();
     std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
-    Watched(child, lines)
+    Watched(child, Some(lines))
 }
 
 #[test]

@@ -232,7 +232,7 @@ impl<'a> Harness<'a> {
         for _ in 0..2 {
             let measured = self.measure(&mut [&mut *workload, &mut *yardstick])?;
             let Ok([of_workload, of_yardstick]) = <[Measurement; 2]>::try_from(measured) else { break };
-            match self.above(workload, &of_workload, ceilings)? {
+            match self.above(workload, of_workload.time().median, ceilings)? {
                 None => return Ok((of_workload, of_yardstick)),
                 Some(above) => message = above,
             }
@@ -241,9 +241,8 @@ impl<'a> Harness<'a> {
         Err(Error::Implausible { what: workload.name.clone(), message })
     }
 
-    /// In what a measurement is above a ceiling.
-    fn above(&self, workload: &Workload, measured: &Measurement, ceilings: &mut Ceilings) -> Result<Option<String>> {
-        let seconds = measured.time().median;
+    /// In what a call in so many seconds is above a ceiling.
+    pub(crate) fn above(&self, workload: &Workload, seconds: f64, ceilings: &mut Ceilings) -> Result<Option<String>> {
         let (flops, bytes) = (workload.flops / seconds, workload.bytes / seconds);
         let peak = ceilings.peak(self)?;
         let bandwidth = ceilings.bandwidth(self, workload.working_set)?;

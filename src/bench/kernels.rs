@@ -127,6 +127,15 @@ impl Row {
         format!("{} {} {}", self.op, self.shape, self.dtype)
     }
 
+    /// What a call computes, as the lines of a [`Tuning`](crate::Tuning) see it. Draws the operands, on the host.
+    pub fn class(&self) -> crate::tuning::ShapeClass {
+        let Spec { tensors, out, .. } = (self.spec)();
+        let shape = tensors.get(out).map_or(&[][..], |(_, shape)| shape);
+        let format = Format::ALL.into_iter().find(|format| format.name() == self.dtype).unwrap_or_default();
+        let elements: usize = shape.iter().product();
+        crate::tuning::ShapeClass::new(elements / shape.last().copied().unwrap_or(1).max(1), elements, format)
+    }
+
     /// Puts the operands on a device.
     ///
     /// # Errors

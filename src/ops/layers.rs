@@ -213,7 +213,6 @@ fn products(pass: &mut Pass, x: &Tensor, w: &Weight, around: &Around<'_>, out: &
         return Ok(());
     }
     let parts = 1 + usize::from(gated);
-    let subgroups = pass.gpu().engine().is_some_and(|engine| engine.subgroups);
     let activation = if gated { Some(Activation::Silu) } else { activation };
     for (chunk, columns) in chunk_columns(w, parts, out) {
         let params = k::matvec::Params {
@@ -235,7 +234,7 @@ fn products(pass: &mut Pass, x: &Tensor, w: &Weight, around: &Around<'_>, out: &
         pass.reads(format);
         pass.cost(flops(m, x.columns(), w.rows()));
         pass.moves(bytes(&[x, w], bias, (4 * m * columns) as u64));
-        if subgroups {
+        if pass.picks(&k::matvec_subgroup::KERNEL, true, out, format) {
             use k::matvec_subgroup::{Args, Modes, Params, grid};
             let knobs = pass.knobs_for(out, format);
             let modes = Modes { m: m as u32, bias: with_bias, activation, accumulate, norm, gated };

@@ -215,8 +215,7 @@ pub(super) fn transpose_b(
     let repeats = |of: usize, to: usize| count(OP, of / to.max(1)).map(|repeats| repeats & 0xffff);
     let quads = |elements: usize| count(OP, elements / 4);
     let ([x_outer, x_inner, x_pitch], [w_outer_stride, w_inner_stride, w_pitch]) = (x.strides(), w.strides());
-    // A software adapter's lanes are those of a vector register, and what they read alike is read once.
-    let broadcast = pass.gpu().engine().is_some_and(|engine| engine.facts.software && engine.subgroups);
+    let broadcast = pass.picks(&k::matmul_transpose_b_broadcast::KERNEL, false, out, format);
     let broadcast = broadcast && m.div_ceil(8) as u64 <= MAX_GROUPS;
     for part in parts(depth) {
         let params = k::matmul_transpose_b::Params {

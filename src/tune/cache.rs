@@ -1,6 +1,6 @@
 //! Results that were paid for: a file of JSON lines, appended to after every candidate, so that a sweep that was interrupted
 //! goes on where it was, and one more value of a knob costs no more than what is new. The key is everything that a result
-//! depends on: text, knobs, shape, type, adapter and driver. Times of two sessions are not compared with each other: what
+//! depends on: text, knobs, shape, type, adapter, driver, and what it was compared with. Times of two sessions are not compared with each other: what
 //! counts is each candidate's ratio to the default beside it.
 
 use std::collections::BTreeMap;
@@ -22,6 +22,9 @@ pub(super) struct Key {
     pub(super) driver: String,
     pub(super) shape: String,
     pub(super) dtype: String,
+    /// The knobs of what it was compared with.
+    #[serde(default)]
+    pub(super) default: BTreeMap<String, u32>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -73,8 +73,14 @@ pub struct Sweep {
     pub default: Vec<u32>,
     /// Those that it should have.
     pub winner: Vec<u32>,
-    /// The default's time over the winner's, a last time in turns; 1 where they are the same.
+    /// The best that was tried: the winner, or what was not surely faster.
+    #[serde(default)]
+    pub best: Vec<u32>,
+    /// The default's time over the best's, a last time in turns; 1 where they are the same.
     pub ratio: Estimate,
+    /// The other kernels of the op, each at its best, in turns with this one at its best.
+    #[serde(default)]
+    pub rivals: Vec<Rival>,
     /// Whether there is a winner.
     pub verdict: Verdict,
     /// Candidates that ran now, and whose results were known.
@@ -83,6 +89,26 @@ pub struct Sweep {
     pub cached: usize,
     /// How long it took.
     pub seconds: f64,
+}
+
+/// Another kernel of an op, beside the one that was tuned.
+///
+/// ```
+/// use gristmill::bench::Estimate;
+/// use gristmill::tune::Rival;
+///
+/// let ratio = Estimate { median: 1.5, low: 1.4, high: 1.6 };
+/// let rival = Rival { kernel: "matvec".to_owned(), knobs: vec![64, 4], ratio };
+/// assert!(rival.ratio.low > 1.0); // so the one that was tuned is surely faster than matvec
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rival {
+    /// Its name.
+    pub kernel: String,
+    /// Its knobs.
+    pub knobs: Vec<u32>,
+    /// Its time over that of the one that was tuned.
+    pub ratio: Estimate,
 }
 
 /// Whether a sweep found something.
@@ -145,8 +171,11 @@ pub enum Status {
     Refused,
     /// It computes something else than the twin.
     Wrong,
-    /// A call takes many times the default's: not timed further.
-    Slow,
+    /// Its first samples take more than twice the best's: not timed further.
+    #[serde(alias = "slow")]
+    Slower,
+    /// It seems to do more than this device was measured to do: a mistake in the figure, and no result.
+    Implausible,
     /// The device failed.
     Failed,
     /// The budget was over.
@@ -177,9 +206,18 @@ impl TuneReport {
 
     /// The page that shows it: one file that needs nothing else.
     pub fn html(&self) -> String {
+        TuneReport::page(std::slice::from_ref(self))
+    }
+
+    /// One page that shows several, one kernel at a time.
+    pub fn page(reports: &[TuneReport]) -> String {
         // Numbers that are none become null. In a page `<` may end the script that holds them, or begin another; in JSON it
         // stands in strings alone, where it can be spelt otherwise.
-        let json = serde_json::to_string(self).unwrap_or_default().replace('<', "\\u003c");
+        let json = match reports {
+            [report] => serde_json::to_string(report),
+            reports => serde_json::to_string(reports),
+        };
+        let json = json.unwrap_or_default().replace('<', "\\u003c");
         PAGE.replacen(PLACE, &json, 1)
     }
 }

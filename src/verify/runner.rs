@@ -14,7 +14,7 @@ use super::{Layout, Submit};
 use crate::error::Error;
 use crate::gpu::GpuCompute;
 use crate::kernel::Format;
-use crate::pass::Pass;
+use crate::pass::{Pass, Pipeline};
 use crate::tensor::{DType, Tensor, Weight, to_pitch, to_words, unpitch};
 
 /// Words of guard on either side: 4 KiB, which keeps the view at a multiple of 256 bytes.
@@ -53,6 +53,9 @@ pub(crate) struct Bench<'a> {
     layout: Layout,
     submit: Submit<'a>,
     kernels: BTreeSet<&'static str>,
+    /// Which of their variants, each with its kernel.
+    #[cfg_attr(not(feature = "bench"), allow(dead_code, reason = "the tuner alone asks"))]
+    pub(crate) pipelines: Vec<(&'static str, Pipeline)>,
 }
 
 /// A tensor between guards.
@@ -64,7 +67,7 @@ pub(crate) struct Guarded {
 
 impl<'a> Bench<'a> {
     pub(crate) fn new(gpu: &'a GpuCompute, layout: Layout, submit: Submit<'a>) -> Bench<'a> {
-        Bench { gpu, layout, submit, kernels: BTreeSet::new() }
+        Bench { gpu, layout, submit, kernels: BTreeSet::new(), pipelines: Vec::new() }
     }
 
     /// The same place with the other layout of operands.
@@ -162,6 +165,7 @@ impl<'a> Bench<'a> {
         let mut pass = self.gpu.pass();
         record(&mut pass)?;
         self.kernels.extend(pass.kernels());
+        self.pipelines.extend(pass.pipelines().map(|(kernel, pipeline)| (kernel, pipeline.clone())));
         Ok((self.submit)(pass)?)
     }
 

@@ -96,13 +96,17 @@ enum Backend {
 
 impl Place {
     fn open(&self, default: Backend) -> gristmill::Result<GpuCompute> {
+        GpuCompute::open(&self.options(default))
+    }
+
+    fn options(&self, default: Backend) -> Options {
         let mut options = Options::new(match self.backend.unwrap_or(default) {
             Backend::Gpu => ComputeBackend::Gpu,
             Backend::Cpu => ComputeBackend::Cpu,
             Backend::Auto => ComputeBackend::Auto,
         });
         options.adapter.clone_from(&self.adapter);
-        GpuCompute::open(&options)
+        options
     }
 }
 

@@ -1,19 +1,19 @@
 //! `tune`: the fastest knobs of a kernel, here.
 
+mod run;
 mod text;
 mod watch;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use gristmill::bench::{Environment, Row, row_of, rows_of};
-use gristmill::tune::{Limits, Step, Sweep, TuneCache, TuneReport, Tuned, Verdict, sweep};
-use gristmill::tuning::ShapeClass;
+use gristmill::bench::{Row, row_of, rows_of};
+use gristmill::tune::{TuneCache, Tuned, Tuner};
 use gristmill::{Error, Format, GpuCompute, OwnKernel, Tuning, kernels};
-use indicatif::{ProgressBar, ProgressStyle};
+use run::{Job, Run};
 
 use crate::failure::{Failure, Outcome};
-use crate::output::{Form, note, print};
+use crate::output::{Form, note};
 use crate::source::usage;
 use crate::{Backend, Place};
 
@@ -22,7 +22,8 @@ pub(crate) struct Args {
     /// The kernel: the stem of a file in `shaders/`
     #[arg(value_name = "KERNEL", required_unless_present = "all", conflicts_with = "all")]
     kernel: Option<String>,
-    /// Every kernel that has knobs, at the shapes of `bench kernels`
+    /// Every kernel that has knobs, at one shape of `bench kernels` for each class of shapes that a tuning tells apart, in
+    /// f32, f16, q4_0 and q8_0; and, where an op has several kernels, which of them it should run
     #[arg(long, conflicts_with_all = ["shape", "shader", "knob"])]
     all: bool,
     /// A shape, such as m=256,k=256,n=256; may be given several times [default: the first of `bench kernels`]
@@ -34,7 +35,7 @@ pub(crate) struct Args {
     /// The values of a knob instead of those in the file, such as BM=32,64; may be given several times
     #[arg(long, value_name = "NAME=VALUES")]
     knob: Vec<String>,
-    /// No candidate begins after this: 60s, 5m
+    /// No candidate begins after this: 60s, 5m. Divided among the shapes, and among the kernels with --all
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     budget: Option<Duration>,
     /// Take results from the cache instead of running candidates again
@@ -52,9 +53,12 @@ pub(crate) struct Args {
     /// Write a page that shows the results: one file that needs nothing else
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Write the winners as a tuning, which a program loads
+    /// Write a tuning, which a program loads: the winners before what this adapter is tuned to now
     #[arg(long, value_name = "FILE")]
     emit: Option<PathBuf>,
+    /// Compare with the defaults of the kernels' files instead of what ships for this adapter
+    #[arg(long)]
+    untuned: bool,
     #[command(flatten)]
     form: Form,
     #[command(flatten)]
@@ -77,97 +81,53 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
-    let names: Vec<&str> = match &args.kernel {
-        Some(name) => vec![name],
-        None => kernels::ALL.iter().filter(|kernel| !kernel.knobs.is_empty()).map(|kernel| kernel.name).collect(),
+    let open = || {
+        let mut options = args.place.options(Backend::Gpu);
+        // A candidate that hangs is one of many.
+        options.deadline = DEADLINE;
+        let gpu = GpuCompute::open(&options)?;
+        if args.untuned {
+            gpu.set_tuning(Tuning::default());
+        }
+        Ok(gpu)
     };
-    let kernels = names.into_iter().map(|name| args.tuned(name)).collect::<Result<Vec<Tuned>, Failure>>();
     // A file that is watched may be wrong for now.
     if args.watch {
         let name = args.kernel.as_deref().unwrap_or_default();
         let kernel = Tuned::kernel(name)?;
-        let gpu = args.place.open(Backend::Gpu)?;
-        let row = args.rows(&gpu, &kernel)?.into_iter().next().ok_or_else(|| no_shape(name))?;
-        return watch::run(&gpu, name, &row, args.shader.as_deref().unwrap_or_else(|| Path::new("")));
+        let mut tuner = Tuner::open(open)?;
+        let row = args.rows(tuner.gpu(), &kernel)?.into_iter().next().ok_or_else(|| no_shape(name))?;
+        return watch::run(&mut tuner, name, &row, args.shader.as_deref().unwrap_or_else(|| Path::new("")));
     }
-    let kernels = kernels?;
-    let gpu = args.place.open(Backend::Gpu)?;
-    let mut cache = args.cache()?;
+    let kernels = args.kernels()?;
+    // Not after an hour of measuring.
+    [&args.html, &args.emit, &args.form.out].into_iter().flatten().try_for_each(|path| ensure_writable(path))?;
+    let mut tuner = Tuner::open(open)?;
     let mut jobs = Vec::new();
     for tuned in &kernels {
-        let rows = args.rows(&gpu, tuned)?;
+        let rows = args.rows(tuner.gpu(), tuned)?;
         if rows.is_empty() && !args.all {
             return Err(no_shape(tuned.name()));
         }
-        jobs.extend(rows.into_iter().map(|row| (tuned, row)));
+        jobs.extend(rows.into_iter().map(|row| Job { tuned, row }));
     }
-    let mut tuning = Tuning::default();
-    let mut reports: Vec<TuneReport> = Vec::new();
-    let (start, count) = (Instant::now(), jobs.len());
-    for (i, (tuned, row)) in jobs.iter().enumerate() {
-        // What is left is for those that are left.
-        let left = args.budget.map(|budget| budget.saturating_sub(start.elapsed()) / (count - i) as u32);
-        let limits = Limits { budget: left, resume: args.resume };
-        let (found, class) = match one(&gpu, tuned, row, limits, &mut cache) {
-            // Of two kernels for one op a device has one.
-            Err(Failure::Library(Error::BadOption { message, .. })) if args.all => {
-                note(&message);
-                continue;
-            }
-            found => found?,
-        };
-        if !args.form.json {
-            print(&text::sweep(tuned, &found))?;
-        }
-        keep(&mut tuning, tuned, class, &found);
-        if reports.last().is_none_or(|report| report.kernel != tuned.name()) {
-            let shader = args.shader.as_ref().map(|path| path.display().to_string());
-            let environment = Environment::of(&gpu);
-            reports.push(TuneReport::new(environment, tuned.name(), tuned.op(), shader, &tuned.source_hash()));
-        }
-        if let Some(report) = reports.last_mut() {
-            report.sweeps.push(found);
-        }
-    }
-    args.give_out(&reports, &tuning)
+    let mut run = Run { args, cache: args.cache()?, tuning: tuner.gpu().tuning(), found: Vec::new(), wrong: None };
+    run.sweeps(&mut tuner, &jobs)?;
+    run.rivals(&mut tuner, &jobs)?;
+    run.give_out(tuner.gpu(), &jobs)
 }
+
+/// How long a candidate may go without the device having done anything.
+const DEADLINE: Duration = Duration::from_secs(20);
 
 fn no_shape(kernel: &str) -> Failure {
     usage(&format!("this adapter finishes no shape of `bench kernels` for {kernel}; give one with --shape"))
 }
 
-/// One sweep, with a line that says how far it is.
-fn one(
-    gpu: &GpuCompute,
-    tuned: &Tuned,
-    row: &Row,
-    limits: Limits,
-    cache: &mut TuneCache,
-) -> Result<(Sweep, ShapeClass), Failure> {
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
-    let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.set_message(row.name());
-    let mut progress = |step: &Step<'_>| {
-        bar.set_length(step.total as u64);
-        bar.set_position(step.done as u64);
-        let (knobs, ratio) = step.best;
-        bar.set_message(format!(
-            "{}, best so far {} ({ratio:.2} x the default)",
-            row.name(),
-            text::knobs(tuned, knobs)
-        ));
-    };
-    let found = sweep(gpu, tuned, row, limits, cache, &mut progress);
-    bar.finish_and_clear();
-    Ok(found?)
-}
-
-/// A winner's line; the default needs none.
-fn keep(tuning: &mut Tuning, tuned: &Tuned, class: ShapeClass, found: &Sweep) {
-    let kernel = kernels::ALL.iter().find(|kernel| kernel.name == tuned.name());
-    if let (Some(kernel), Verdict::Winner) = (kernel, found.verdict) {
-        tuning.prefer(kernel, class, &found.winner);
-    }
+fn ensure_writable(path: &Path) -> Result<(), Failure> {
+    let failed = |e: std::io::Error| Error::Io { path: path.to_owned(), message: e.to_string() };
+    std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+    Ok(())
 }
 
 impl Args {
@@ -185,18 +145,37 @@ impl Args {
         Ok(tuned)
     }
 
+    fn kernels(&self) -> Result<Vec<Tuned>, Failure> {
+        let names: Vec<&str> = match &self.kernel {
+            Some(name) => vec![name],
+            // What ceilings and yardsticks are measured with stays as it is: records of two days are compared by it.
+            None => {
+                let tuned = kernels::ALL.iter().filter(|kernel| !kernel.knobs.is_empty() && kernel.op != "probe");
+                tuned.map(|kernel| kernel.name).collect()
+            }
+        };
+        names.into_iter().map(|name| self.tuned(name)).collect()
+    }
+
     fn rows(&self, gpu: &GpuCompute, tuned: &Tuned) -> Result<Vec<Row>, Failure> {
         let kernel = kernels::ALL.iter().find(|kernel| kernel.name == tuned.name());
         let kernel = *kernel.ok_or_else(|| usage("no such kernel"))?;
         if !self.shape.is_empty() {
-            return Ok(self
-                .shape
-                .iter()
-                .map(|shape| row_of(kernel, shape, self.format))
-                .collect::<Result<_, Error>>()?);
+            let row = |shape: &String| row_of(kernel, shape, self.format);
+            return Ok(self.shape.iter().map(row).collect::<Result<_, Error>>()?);
         }
         let mut rows = rows_of(gpu, kernel);
-        if !self.all {
+        if self.all {
+            // One shape speaks for its class, and these formats for theirs.
+            let mut seen = Vec::new();
+            rows.retain(|row| ["f32", "f16", "q4_0", "q8_0"].contains(&row.dtype));
+            rows.retain(|row| {
+                let class = row.class();
+                let new = !seen.contains(&class);
+                seen.push(class);
+                new
+            });
+        } else {
             rows.retain(|row| row.dtype == self.format.name());
             rows.truncate(1);
         }
@@ -222,29 +201,5 @@ impl Args {
             ));
         }
         Ok(cache)
-    }
-
-    fn give_out(&self, reports: &[TuneReport], tuning: &Tuning) -> Result<Outcome, Failure> {
-        let write = |path: &Path, text: &str| {
-            let failed = |e: std::io::Error| Error::Io { path: path.to_owned(), message: e.to_string() };
-            std::fs::write(path, text).map_err(failed)
-        };
-        if let (Some(path), Some(report)) = (&self.html, reports.first()) {
-            write(path, &report.html())?;
-            if reports.len() > 1 {
-                note("the page shows the first kernel; tune one at a time for the others");
-            }
-        }
-        if let Some(path) = &self.emit {
-            let of = reports.first().and_then(|report| report.environment.adapter.as_ref());
-            let of = of.map_or_else(String::new, |adapter| format!("# {}, {}\n", adapter.name, adapter.driver));
-            write(path, &format!("{of}{tuning}"))?;
-        }
-        let document = match reports {
-            [report] => serde_json::to_value(report),
-            reports => serde_json::to_value(reports),
-        };
-        self.form.document(&document.unwrap_or_default())?;
-        Ok(Outcome::Done)
     }
 }

@@ -6,7 +6,7 @@ use gristmill::bench::{
     Ceilings, Change, Datasheet, Entry, Environment, Harness, KernelRow, Record, Row, compare, datasheet,
     parse_records, ratios, rows, yardstick,
 };
-use gristmill::{Error, GpuCompute};
+use gristmill::{Error, GpuCompute, Tuning};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Keep, lines, say_where};
@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// Compare with an earlier run's records; a row that is slower beyond the noise of both ends with exit code 1
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
+    /// With the kernels and knobs that are the defaults instead of those that ship for this adapter
+    #[arg(long)]
+    untuned: bool,
     /// Repetitions, at least seven
     #[arg(short, long, default_value_t = 11, value_parser = clap::value_parser!(u16).range(7..=1000))]
     repetitions: u16,
@@ -44,6 +47,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
     let baseline = args.baseline.as_deref().map(read).transpose()?;
     let gpu = args.place.open(Backend::Gpu)?;
+    if args.untuned {
+        gpu.set_tuning(Tuning::default());
+    }
     let all = rows(&gpu);
     let wanted = |row: &&Row| {
         args.op.as_ref().is_none_or(|op| row.op == op)

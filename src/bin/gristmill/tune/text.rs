@@ -1,6 +1,6 @@
 //! What a sweep found, as text.
 
-use gristmill::bench::Estimate;
+use gristmill::bench::{Estimate, Row};
 use gristmill::tune::{Candidate, Status, Sweep, Tuned, Verdict};
 
 use crate::output::table;
@@ -26,7 +26,8 @@ fn status(candidate: &Candidate) -> String {
         Status::Illegal => "illegal",
         Status::Refused => "refused",
         Status::Wrong => "wrong",
-        Status::Slow => "slow",
+        Status::Slower => "slower",
+        Status::Implausible => "implausible",
         Status::Failed => "failed",
         Status::NotRun => "not run",
     };
@@ -54,15 +55,42 @@ pub(super) fn sweep(tuned: &Tuned, found: &Sweep) -> String {
         "{} {shape} {dtype}: {search}, {illegal} illegal; {ran} run, {cached} from the cache, {seconds:.1} s\n",
         tuned.name()
     );
-    let verdict = match found.verdict {
-        Verdict::Winner => "winner",
-        Verdict::DefaultKept => "default kept",
-    };
-    format!(
-        "{head}{}default: {}\nwinner: {}, {} x the default\n{verdict}\n\n",
-        table(&rows),
-        knobs(tuned, &found.default),
-        knobs(tuned, &found.winner),
-        interval(Some(found.ratio), 2)
-    )
+    format!("{head}{}default: {}\n{}\n\n", table(&rows), knobs(tuned, &found.default), verdict(tuned, found))
+}
+
+/// What is to be made of it: a candidate is named with its own ratio, never with another's.
+fn verdict(tuned: &Tuned, found: &Sweep) -> String {
+    let (best, ratio) = (knobs(tuned, &found.best), interval(Some(found.ratio), 2));
+    match found.verdict {
+        Verdict::Winner => format!("winner: {best}, {ratio} x the default"),
+        Verdict::DefaultKept if found.best == found.default => {
+            "default kept: nothing that was tried is faster".to_owned()
+        }
+        Verdict::DefaultKept => {
+            format!("default kept: the best tried, {best}, is {ratio} x the default, not surely faster")
+        }
+    }
+}
+
+/// The same in one line, for a run of many.
+pub(super) fn line(tuned: &Tuned, found: &Sweep) -> String {
+    let Sweep { shape, dtype, ran, cached, seconds, candidates, .. } = found;
+    let legal = candidates.iter().filter(|c| c.status != Status::Illegal).count();
+    let tried = format!("{ran} of {legal} run, {cached} from the cache, {seconds:.1} s");
+    format!("{} {shape} {dtype}: {}; {tried}\n", tuned.name(), verdict(tuned, found))
+}
+
+/// Kernels of one op at a shape: the time of the one that runs there now over that of each.
+pub(super) fn rivals(
+    row: &Row,
+    kernels: &[(&Tuned, &[u32])],
+    current: usize,
+    estimates: &[Estimate],
+    chosen: usize,
+) -> String {
+    let name = |i: usize| kernels.get(i).map_or("", |(tuned, _)| tuned.name());
+    let others = estimates.iter().enumerate().filter(|(i, _)| *i != current);
+    let others = others.map(|(i, ratio)| format!("{} is {} x {}", name(i), interval(Some(*ratio), 2), name(current)));
+    let what = if chosen == current { "stays" } else { "is faster" };
+    format!("{}: {}: {} {what}\n", row.name(), others.collect::<Vec<String>>().join(", "), name(chosen))
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use gristmill::bench::Row;
-use gristmill::tune::{Duel, Tuned, against_built_in};
-use gristmill::{Error, GpuCompute, OwnKernel};
+use gristmill::tune::{Duel, Tuned, Tuner};
+use gristmill::{Error, OwnKernel};
 
 use crate::failure::{Failure, Outcome};
 use crate::output::{note, print};
@@ -14,14 +14,14 @@ use crate::output::{note, print};
 /// How often the file is looked at.
 const PAUSE: Duration = Duration::from_millis(100);
 
-pub(super) fn run(gpu: &GpuCompute, kernel: &str, row: &Row, path: &Path) -> Result<Outcome, Failure> {
+pub(super) fn run(tuner: &mut Tuner<'_>, kernel: &str, row: &Row, path: &Path) -> Result<Outcome, Failure> {
     note(&format!("watching {} in place of {kernel}, at {}; Ctrl-C ends it", path.display(), row.name()));
     let (mut seen, mut good) = (None, None);
     loop {
         // The text and not its date: some editors write it twice.
         let text = std::fs::read_to_string(path).ok();
         if text.is_some() && text != seen {
-            match try_out(gpu, kernel, row, path) {
+            match try_out(tuner, kernel, row, path) {
                 Ok(duel) => {
                     let line = line(&duel);
                     print(&format!("{line}\n"))?;
@@ -45,9 +45,9 @@ pub(super) fn run(gpu: &GpuCompute, kernel: &str, row: &Row, path: &Path) -> Res
     }
 }
 
-fn try_out(gpu: &GpuCompute, kernel: &str, row: &Row, path: &Path) -> gristmill::Result<Duel> {
+fn try_out(tuner: &mut Tuner<'_>, kernel: &str, row: &Row, path: &Path) -> gristmill::Result<Duel> {
     let own = OwnKernel::from_file_as(path, kernel)?;
-    against_built_in(gpu, &Tuned::in_place_of(kernel, own)?, row)
+    tuner.against_built_in(&Tuned::in_place_of(kernel, own)?, row)
 }
 
 fn line(duel: &Duel) -> String {

@@ -1,0 +1,171 @@
+//! One run of the tuner: sweep after sweep, then the kernels of an op against each other, then everything written down.
+
+use std::path::Path;
+use std::time::Instant;
+
+use gristmill::bench::{Environment, Row};
+use gristmill::tune::{Limits, Rival, Step, Sweep, TuneCache, TuneReport, Tuned, Tuner, Verdict};
+use gristmill::tuning::ShapeClass;
+use gristmill::{Error, GpuCompute, Tuning, kernels};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Args, text};
+use crate::failure::{Failure, Outcome};
+use crate::output::{note, print};
+
+/// A kernel at a shape.
+pub(super) struct Job<'a> {
+    pub(super) tuned: &'a Tuned,
+    pub(super) row: Row,
+}
+
+pub(super) struct Run<'a> {
+    pub(super) args: &'a Args,
+    pub(super) cache: TuneCache,
+    /// What is emitted.
+    pub(super) tuning: Tuning,
+    /// Of each job that the adapter can run, by its place.
+    pub(super) found: Vec<(usize, Sweep, ShapeClass)>,
+    /// The first kernel that is wrong as it is.
+    pub(super) wrong: Option<Error>,
+}
+
+impl Run<'_> {
+    pub(super) fn sweeps(&mut self, tuner: &mut Tuner<'_>, jobs: &[Job<'_>]) -> Result<(), Failure> {
+        let start = Instant::now();
+        for (i, job) in jobs.iter().enumerate() {
+            // What is left is for those that are left.
+            let left = |budget: std::time::Duration| budget.saturating_sub(start.elapsed()) / (jobs.len() - i) as u32;
+            let limits = Limits { budget: self.args.budget.map(left), resume: self.args.resume };
+            let place = if jobs.len() > 1 { format!("{} of {}, ", i + 1, jobs.len()) } else { String::new() };
+            let (found, class) = match one(tuner, job, limits, &mut self.cache, &place) {
+                // An adapter lacks what some kernels need.
+                Err(Failure::Library(Error::BadOption { message, .. })) if self.args.all => {
+                    note(&message);
+                    continue;
+                }
+                // Of the others there is something to be said all the same.
+                Err(Failure::Library(error @ Error::WrongResult { .. })) if self.args.all => {
+                    note(&format!("error: {error}"));
+                    self.wrong.get_or_insert(error);
+                    continue;
+                }
+                found => found?,
+            };
+            if !self.args.form.json {
+                let text = if self.args.all { text::line(job.tuned, &found) } else { text::sweep(job.tuned, &found) };
+                print(&text)?;
+            }
+            let kernel = kernels::ALL.iter().find(|kernel| kernel.name == job.tuned.name());
+            // The default needs no line.
+            if let (Some(kernel), Verdict::Winner) = (kernel, found.verdict) {
+                self.tuning.prefer(kernel, class, &found.winner);
+            }
+            self.found.push((i, found, class));
+        }
+        Ok(())
+    }
+
+    /// Where an op has several kernels that were tuned at a shape, they take turns there, each at its best.
+    pub(super) fn rivals(&mut self, tuner: &mut Tuner<'_>, jobs: &[Job<'_>]) -> Result<(), Failure> {
+        let name = |i: usize| jobs.get(i).map(|job| job.row.name());
+        let mut done: Vec<Option<String>> = Vec::new();
+        for first in 0..self.found.len() {
+            let Some((job, _, class)) = self.found.get(first) else { continue };
+            let (row, class) = (name(*job), *class);
+            let same: Vec<usize> = (0..self.found.len())
+                .filter(|&i| self.found.get(i).is_some_and(|(job, ..)| name(*job) == row))
+                .collect();
+            if same.len() < 2 || done.contains(&row) {
+                continue;
+            }
+            let arms: Vec<(&Job<'_>, &Sweep)> = same
+                .iter()
+                .filter_map(|&i| self.found.get(i))
+                .filter_map(|(i, s, _)| Some((jobs.get(*i)?, s)))
+                .collect();
+            let Some((job, _)) = arms.first() else { continue };
+            let knobs: Vec<(&Tuned, &[u32])> = arms.iter().map(|(job, s)| (job.tuned, s.winner.as_slice())).collect();
+            let (current, estimates) = tuner.compare(&job.row, &knobs)?;
+            let best = (0..estimates.len()).max_by(|&a, &b| {
+                let median = |i: usize| estimates.get(i).map_or(0.0, |e| e.median);
+                median(a).total_cmp(&median(b))
+            });
+            let surely = best.filter(|&i| i != current && estimates.get(i).is_some_and(|e| e.low > 1.0));
+            let chosen = surely.unwrap_or(current);
+            if !self.args.form.json {
+                print(&text::rivals(&job.row, &knobs, current, &estimates, chosen))?;
+            }
+            let kernel = knobs.get(chosen).and_then(|(tuned, _)| kernels::ALL.iter().find(|k| k.name == tuned.name()));
+            if let (Some(kernel), true) = (kernel, surely.is_some()) {
+                self.tuning.prefer_kernel(kernel, class);
+            }
+            let of_current = knobs.get(current).map(|(tuned, values)| (tuned.name().to_owned(), values.to_vec()));
+            for ((&i, ratio), _) in same.iter().zip(estimates).zip(0..).filter(|(_, place)| *place != current) {
+                if let (Some((_, sweep, _)), Some((kernel, knobs))) = (self.found.get_mut(i), of_current.clone()) {
+                    sweep.rivals.push(Rival { kernel, knobs, ratio });
+                }
+            }
+            done.push(row);
+        }
+        Ok(())
+    }
+
+    pub(super) fn give_out(self, gpu: &GpuCompute, jobs: &[Job<'_>]) -> Result<Outcome, Failure> {
+        let environment = Environment::of(gpu);
+        let shader = self.args.shader.as_ref().map(|path| path.display().to_string());
+        let mut reports: Vec<TuneReport> = Vec::new();
+        for (i, sweep, _) in self.found {
+            let Some(Job { tuned, .. }) = jobs.get(i) else { continue };
+            if reports.last().is_none_or(|report| report.kernel != tuned.name()) {
+                let (environment, hash) = (environment.clone(), tuned.source_hash());
+                reports.push(TuneReport::new(environment, tuned.name(), tuned.op(), shader.clone(), &hash));
+            }
+            if let Some(report) = reports.last_mut() {
+                report.sweeps.push(sweep);
+            }
+        }
+        let write = |path: &Path, text: &str| {
+            let failed = |e: std::io::Error| Error::Io { path: path.to_owned(), message: e.to_string() };
+            std::fs::write(path, text).map_err(failed)
+        };
+        if let Some(path) = &self.args.html {
+            write(path, &TuneReport::page(&reports))?;
+        }
+        if let Some(path) = &self.args.emit {
+            let adapter = environment.adapter.as_ref();
+            let on = adapter.map_or_else(String::new, |adapter| format!("# {}, {}\n", adapter.name, adapter.driver));
+            let how = format!("# {}, gristmill {}: {}\n", environment.date, environment.version, environment.command);
+            write(path, &format!("{on}{how}{}", self.tuning))?;
+        }
+        let document = match reports.as_slice() {
+            [report] => serde_json::to_value(report),
+            reports => serde_json::to_value(reports),
+        };
+        self.args.form.document(&document.unwrap_or_default())?;
+        self.wrong.map_or(Ok(Outcome::Done), |error| Err(error.into()))
+    }
+}
+
+/// One sweep, with a line that says how far it is.
+fn one(
+    tuner: &mut Tuner<'_>,
+    Job { tuned, row }: &Job<'_>,
+    limits: Limits,
+    cache: &mut TuneCache,
+    place: &str,
+) -> Result<(Sweep, ShapeClass), Failure> {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
+    let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_message(format!("{place}{}", row.name()));
+    let mut progress = |step: &Step<'_>| {
+        bar.set_length(step.total as u64);
+        bar.set_position(step.done as u64);
+        let (knobs, ratio) = step.best;
+        let best = format!("best so far {} ({ratio:.2} x the default)", text::knobs(tuned, knobs));
+        bar.set_message(format!("{place}{}, {best}", row.name()));
+    };
+    let found = tuner.sweep(tuned, row, limits, cache, &mut progress);
+    bar.finish_and_clear();
+    Ok(found?)
+}
