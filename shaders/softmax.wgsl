@@ -19,7 +19,15 @@ struct Params {
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;
 
+/// Between the elements that an invocation has in hand at once.
+const STRIDES = vec4u(0u, WG, 2u * WG, 3u * WG);
+
 var<workgroup> partial: array<f32, WG>;
+
+/// Four elements that lie WG apart: a lane's neighbours are its workgroup's.
+fn four(at: vec4u) -> vec4f {
+    return vec4f(x[at.x], x[at.y], x[at.z], x[at.w]);
+}
 
 @compute @workgroup_size(WG)
 fn softmax(
@@ -32,10 +40,12 @@ fn softmax(
         return;
     }
     let begin = row * p.pitch;
-    var highest = -3.4028234e38;
-    for (var i = lane; i < p.n; i += WG) {
-        highest = max(highest, x[begin + i]);
+    let last = vec4u(p.n - 1u);
+    var highest4 = vec4f(-3.4028234e38);
+    for (var i = lane + STRIDES; i.x < p.n; i += 4u * WG) {
+        highest4 = max(highest4, four(begin + min(i, last)));
     }
+    var highest = max(max(highest4.x, highest4.y), max(highest4.z, highest4.w));
     partial[lane] = highest;
     for (var reach = WG / 2u; reach > 0u; reach /= 2u) {
         workgroupBarrier();
@@ -47,14 +57,11 @@ fn softmax(
     highest = partial[0];
     workgroupBarrier();
 
-    var sum = 0.0;
-    for (var i = lane; i < p.n; i += WG) {
-        let value = exp(x[begin + i] - highest);
-        if LOG == 0u {
-            x[begin + i] = value;
-        }
-        sum += value;
+    var sum4 = vec4f();
+    for (var i = lane + STRIDES; i.x < p.n; i += 4u * WG) {
+        sum4 += select(vec4f(), exp(four(begin + min(i, last)) - highest), i <= last);
     }
+    var sum = dot(sum4, vec4f(1.0));
     partial[lane] = sum;
     for (var reach = WG / 2u; reach > 0u; reach /= 2u) {
         workgroupBarrier();
@@ -65,11 +72,21 @@ fn softmax(
     workgroupBarrier();
     sum = partial[0];
     let log_sum = log(sum);
-    for (var i = lane; i < p.n; i += WG) {
+    for (var i = lane + STRIDES; i.x < p.n; i += 4u * WG) {
+        let centred = four(begin + min(i, last)) - highest;
+        var value = exp(centred) / sum;
         if LOG == 1u {
-            x[begin + i] = x[begin + i] - highest - log_sum;
-        } else {
-            x[begin + i] /= sum;
+            value = centred - log_sum;
+        }
+        x[begin + i.x] = value.x;
+        if i.y < p.n {
+            x[begin + i.y] = value.y;
+        }
+        if i.z < p.n {
+            x[begin + i.z] = value.z;
+        }
+        if i.w < p.n {
+            x[begin + i.w] = value.w;
         }
     }
 }

@@ -107,8 +107,7 @@ pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'
     if !out.is_aligned() {
         return through(pass, out, |pass, out| matmul_with(pass, a, b, epilogue, out));
     }
-    let knobs = pass.knobs_for(out, b.dtype().format());
-    let n_quads = out.pitch() / 4;
+    let (n_quads, broadcast) = (out.pitch() / 4, broadcasts(pass, m));
     for part in parts(depth) {
         let params = k::matmul::Params {
             m: count(OP, m)?,
@@ -120,14 +119,31 @@ pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'
         };
         let accumulate = (part.start > 0).into();
         let Epilogue { bias, activation } = if part.end == depth { epilogue } else { Epilogue::default() };
-        let modes = k::matmul::Modes { accumulate, bias: bias.is_some().into(), activation: mode(activation) };
+        let (with_bias, activation) = (bias.is_some().into(), mode(activation));
         pass.cost(flops(m, part.len(), n));
         pass.moves(bytes(&[a, b], bias, out.bytes()));
-        pass.reads(b.dtype().format());
-        let args = k::matmul::Args { x: a, w: b, bias: bias.unwrap_or(a), out };
-        pass.run(&args, params, (knobs, modes), k::matmul::grid(&params, &knobs))?;
+        let format = b.dtype().format();
+        pass.reads(format);
+        let (x, w, bias) = (a, b, bias.unwrap_or(a));
+        if broadcast {
+            use k::matmul_broadcast::{Args, Modes, Params, grid};
+            let (knobs, params): (_, Params) = (pass.knobs_for(out, format), bytemuck::cast(params));
+            let modes = Modes { accumulate, bias: with_bias, activation };
+            pass.run(&Args { x, w, bias, out }, params, (knobs, modes), grid(&params, &knobs))?;
+        } else {
+            use k::matmul::{Args, Modes, grid};
+            let (knobs, modes) = (pass.knobs_for(out, format), Modes { accumulate, bias: with_bias, activation });
+            pass.run(&Args { x, w, bias, out }, params, (knobs, modes), grid(&params, &knobs))?;
+        }
     }
     Ok(())
+}
+
+/// Whether m rows are multiplied by the kernels for processors: a software adapter's lanes are those of a vector register, and
+/// what they read alike is read once.
+fn broadcasts(pass: &Pass, m: usize) -> bool {
+    let engine = pass.gpu().engine();
+    engine.is_some_and(|engine| engine.facts.software && engine.subgroups) && m.div_ceil(16) as u64 <= MAX_GROUPS
 }
 
 /// Elements of out\[m,n\] that [`matmul`] computes on a device, as a float: whole tiles, beyond the edges too.
@@ -217,9 +233,7 @@ fn transpose_b(
     let repeats = |of: usize, to: usize| count(OP, of / to.max(1)).map(|repeats| repeats & 0xffff);
     let quads = |elements: usize| count(OP, elements / 4);
     let ([x_outer, x_inner, x_pitch], [w_outer_stride, w_inner_stride, w_pitch]) = (x.strides(), w.strides());
-    // A software adapter's lanes are those of a vector register, and what they read alike is read once.
-    let broadcast = pass.gpu().engine().is_some_and(|engine| engine.facts.software && engine.subgroups);
-    let broadcast = broadcast && m.div_ceil(8) as u64 <= MAX_GROUPS;
+    let broadcast = broadcasts(pass, m);
     for part in parts(depth) {
         let params = k::matmul_transpose_b::Params {
             m: count(OP, m)?,
