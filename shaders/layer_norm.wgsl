@@ -27,14 +27,11 @@ var<immediate> p: Params;
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 
-/// Between the elements that an invocation has in hand at once.
-const STRIDES = vec4u(0u, WG, 2u * WG, 3u * WG);
-
 var<workgroup> partial: array<f32, WG>;
 
 /// Four elements that lie WG apart: a lane's neighbours are its workgroup's.
-fn four(at: vec4u) -> vec4f {
-    return vec4f(x[at.x], x[at.y], x[at.z], x[at.w]);
+fn four(at: u32) -> vec4f {
+    return vec4f(x[at], x[at + WG], x[at + 2u * WG], x[at + 3u * WG]);
 }
 
 /// The sum of `value` over the workgroup, in every invocation.
@@ -62,32 +59,41 @@ fn layer_norm(
         return;
     }
     let begin = (p.row0 + row) * p.x_pitch;
-    let last = vec4u(p.n - 1u);
+    // Fours first, for a round of a loop costs as much as what is done in it; then what is left.
+    let whole = p.n - p.n % (4u * WG);
     var sums = vec4f();
-    for (var i = lane + STRIDES; i.x < p.n; i += 4u * WG) {
-        sums += select(vec4f(), four(begin + min(i, last)), i <= last);
+    for (var i = lane; i < whole; i += 4u * WG) {
+        sums += four(begin + i);
+    }
+    for (var i = whole + lane; i < p.n; i += WG) {
+        sums.x += x[begin + i];
     }
     let mean = workgroup_sum(lane, dot(sums, vec4f(1.0))) / f32(p.n);
     var squares = vec4f();
-    for (var i = lane + STRIDES; i.x < p.n; i += 4u * WG) {
-        let centred = select(vec4f(), four(begin + min(i, last)) - mean, i <= last);
+    for (var i = lane; i < whole; i += 4u * WG) {
+        let centred = four(begin + i) - mean;
         squares += centred * centred;
     }
+    for (var i = whole + lane; i < p.n; i += WG) {
+        let centred = x[begin + i] - mean;
+        squares.x += centred * centred;
+    }
     let scale = inverseSqrt(workgroup_sum(lane, dot(squares, vec4f(1.0))) / f32(p.n) + p.eps);
-    for (var i = lane + STRIDES; i.x < p.out_pitch; i += 4u * WG) {
-        let at = min(i, last);
-        let weights = vec4f(weight[at.x], weight[at.y], weight[at.z], weight[at.w]);
-        let biases = vec4f(bias[at.x], bias[at.y], bias[at.z], bias[at.w]);
-        let value = select(vec4f(), (four(begin + at) - mean) * scale * weights + biases, i <= last);
-        out[row * p.out_pitch + i.x] = value.x;
-        if i.y < p.out_pitch {
-            out[row * p.out_pitch + i.y] = value.y;
+    let to = row * p.out_pitch;
+    for (var i = lane; i < whole; i += 4u * WG) {
+        let weights = vec4f(weight[i], weight[i + WG], weight[i + 2u * WG], weight[i + 3u * WG]);
+        let biases = vec4f(bias[i], bias[i + WG], bias[i + 2u * WG], bias[i + 3u * WG]);
+        let value = (four(begin + i) - mean) * scale * weights + biases;
+        out[to + i] = value.x;
+        out[to + i + WG] = value.y;
+        out[to + i + 2u * WG] = value.z;
+        out[to + i + 3u * WG] = value.w;
+    }
+    for (var i = whole + lane; i < p.out_pitch; i += WG) {
+        var value = 0.0;
+        if i < p.n {
+            value = (x[begin + i] - mean) * scale * weight[i] + bias[i];
         }
-        if i.z < p.out_pitch {
-            out[row * p.out_pitch + i.z] = value.z;
-        }
-        if i.w < p.out_pitch {
-            out[row * p.out_pitch + i.w] = value.w;
-        }
+        out[to + i] = value;
     }
 }

@@ -19,14 +19,19 @@ struct Params {
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;
 
-/// Between the elements that an invocation has in hand at once.
-const STRIDES = vec4u(0u, WG, 2u * WG, 3u * WG);
-
 var<workgroup> partial: array<f32, WG>;
 
 /// Four elements that lie WG apart: a lane's neighbours are its workgroup's.
-fn four(at: vec4u) -> vec4f {
-    return vec4f(x[at.x], x[at.y], x[at.z], x[at.w]);
+fn four(at: u32) -> vec4f {
+    return vec4f(x[at], x[at + WG], x[at + 2u * WG], x[at + 3u * WG]);
+}
+
+/// What is written, from the difference to the highest.
+fn normal(centred: vec4f, sum: f32, log_sum: f32) -> vec4f {
+    if LOG == 1u {
+        return centred - log_sum;
+    }
+    return exp(centred) / sum;
 }
 
 @compute @workgroup_size(WG)
@@ -40,10 +45,14 @@ fn softmax(
         return;
     }
     let begin = row * p.pitch;
-    let last = vec4u(p.n - 1u);
     var highest4 = vec4f(-3.4028234e38);
-    for (var i = lane + STRIDES; i.x < p.n; i += 4u * WG) {
-        highest4 = max(highest4, four(begin + min(i, last)));
+    // Fours first, for a round of a loop costs as much as what is done in it; then what is left.
+    let whole = p.n - p.n % (4u * WG);
+    for (var i = lane; i < whole; i += 4u * WG) {
+        highest4 = max(highest4, four(begin + i));
+    }
+    for (var i = whole + lane; i < p.n; i += WG) {
+        highest4.x = max(highest4.x, x[begin + i]);
     }
     var highest = max(max(highest4.x, highest4.y), max(highest4.z, highest4.w));
     partial[lane] = highest;
@@ -58,8 +67,11 @@ fn softmax(
     workgroupBarrier();
 
     var sum4 = vec4f();
-    for (var i = lane + STRIDES; i.x < p.n; i += 4u * WG) {
-        sum4 += select(vec4f(), exp(four(begin + min(i, last)) - highest), i <= last);
+    for (var i = lane; i < whole; i += 4u * WG) {
+        sum4 += exp(four(begin + i) - highest);
+    }
+    for (var i = whole + lane; i < p.n; i += WG) {
+        sum4.x += exp(x[begin + i] - highest);
     }
     var sum = dot(sum4, vec4f(1.0));
     partial[lane] = sum;
@@ -72,21 +84,14 @@ fn softmax(
     workgroupBarrier();
     sum = partial[0];
     let log_sum = log(sum);
-    for (var i = lane + STRIDES; i.x < p.n; i += 4u * WG) {
-        let centred = four(begin + min(i, last)) - highest;
-        var value = exp(centred) / sum;
-        if LOG == 1u {
-            value = centred - log_sum;
-        }
-        x[begin + i.x] = value.x;
-        if i.y < p.n {
-            x[begin + i.y] = value.y;
-        }
-        if i.z < p.n {
-            x[begin + i.z] = value.z;
-        }
-        if i.w < p.n {
-            x[begin + i.w] = value.w;
-        }
+    for (var i = begin + lane; i < begin + whole; i += 4u * WG) {
+        let value = normal(four(i) - highest, sum, log_sum);
+        x[i] = value.x;
+        x[i + WG] = value.y;
+        x[i + 2u * WG] = value.z;
+        x[i + 3u * WG] = value.w;
+    }
+    for (var i = begin + whole + lane; i < begin + p.n; i += WG) {
+        x[i] = normal(vec4f(x[i] - highest), sum, log_sum).x;
     }
 }

@@ -176,7 +176,8 @@ impl Seam for WgpuSeam {
     fn take_mapped(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u32>> {
         Counters::add(&self.counters.bytes_downloaded, bytes);
         let copied = match buffer.slice(..bytes).get_mapped_range() {
-            Ok(view) => Ok(to_words(&view)),
+            // Copied once: memory that is zeroed first would be written twice.
+            Ok(view) => Ok(bytemuck::try_cast_slice(&view).map_or_else(|_| to_words(&view), <[u32]>::to_vec)),
             Err(error) => Err(Error::Validation { what: "get_mapped_range".to_owned(), message: error.to_string() }),
         };
         buffer.unmap();
