@@ -1,6 +1,7 @@
 //! op: matvec
-//! out[r, column + j] = activation(sum over i of x[r, i] w[j, i] + bias[column + j]).
-//! x:[M, k]  w:[n, k]  bias:[_]  out:[M, _], M = 1..8.
+//! out[r, column + j] = activation(sum over i of norm(x[r])[i] w[j, i] + bias[column + j]).
+//! x:[M, k]  w:[n, k]  bias:[_]  gain, shift:[k]  out:[M, _], M = 1..8.
+//! The norm is computed by every workgroup anew: x is short, and a dispatch of its own would cost more.
 //! A workgroup owns ROWS rows of w. Its invocations take blocks of 32 along k, which is what weight formats are made of,
 //! and add up within a subgroup; the subgroups, of whatever size the device has, meet in workgroup memory.
 //! grid: ceil(columns / ROWS)
@@ -15,17 +16,25 @@ const M = 1u;
 const BIAS = 0u;
 /// 0: none, 1: relu, 2: gelu, tanh form, 3: gelu, exact form, 4: silu. Mode: 0u, 1u, 2u, 3u, 4u
 const ACTIVATION = 0u;
+/// Adds what out holds to the product. Mode: 0u, 1u
+const ACCUMULATE = 0u;
+/// Rows of x are 0: as they are, 1: divided by their root mean square, 2: normed by mean and variance. Mode: 0u, 1u, 2u
+const NORM = 0u;
+/// Rows j and n + j of w make one column, the activation of the first times the second. Mode: 0u, 1u
+const GATED = 0u;
 
-const SUMS = ROWS * M;
+/// Products of a row with the rows of w that make one column.
+const PARTS = 1u + GATED;
+const SUMS = ROWS * PARTS * M;
 /// No subgroup has fewer than four invocations.
 const SUBGROUPS = (WG + 3u) / 4u;
 const_assert SUBGROUPS * SUMS * 4u <= 16384u;
 
 struct Params {
-    /// Rows of w.
+    /// Rows of w, or half of them where they are gated.
     n: u32,
-    /// k / 4, rounded up.
-    quads: u32,
+    /// Columns of x.
+    k: u32,
     /// Row pitch of x, in quads.
     x_pitch: u32,
     /// Row pitch of w, in 16 bytes.
@@ -36,12 +45,16 @@ struct Params {
     column: u32,
     /// Columns of out to write: n, and zeros up to the pitch where w is the last chunk.
     columns: u32,
+    /// Added to the mean square, or to the variance.
+    eps: f32,
 }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> x: array<vec4f>;
 @group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+@group(0) @binding(3) var<storage, read> gain: array<vec4f>;
+@group(0) @binding(4) var<storage, read> shift: array<vec4f>;
+@group(0) @binding(5) var<storage, read_write> out: array<f32>;
 
 var<workgroup> partial: array<f32, SUBGROUPS * SUMS>;
 
@@ -76,6 +89,59 @@ fn activation(v: f32) -> f32 {
     return v;
 }
 
+/// Which subgroup of how many an invocation is in, and which of its members it is.
+struct Place { subgroup: u32, subgroups: u32, member: u32 }
+
+/// The sum of the values of all invocations.
+fn total(value: f32, place: Place) -> f32 {
+    let own = subgroupAdd(value);
+    workgroupBarrier();
+    if place.member == 0u {
+        partial[place.subgroup] = own;
+    }
+    workgroupBarrier();
+    var sum = 0.0;
+    for (var g = 0u; g < place.subgroups; g++) {
+        sum += partial[g];
+    }
+    return sum;
+}
+
+/// What row r of x is moved and multiplied by. All invocations come here together.
+fn moments(r: u32, lane: u32, place: Place) -> vec2f {
+    let begin = r * p.x_pitch;
+    let quads = (p.k + 3u) / 4u;
+    var mean = 0.0;
+    if NORM == 2u {
+        var sum = vec4f();
+        for (var quad = lane; quad < quads; quad += WG) {
+            sum += x[begin + quad];
+        }
+        mean = total(dot(sum, vec4f(1.0)), place) / f32(p.k);
+    }
+    var squares = 0.0;
+    for (var quad = lane; quad < quads; quad += WG) {
+        // The tail of a row is zero, and not as far from the mean as that.
+        let inside = vec4u(0u, 1u, 2u, 3u) < vec4u(p.k - 4u * quad);
+        let value = select(vec4f(), x[begin + quad] - mean, inside);
+        squares += dot(value, value);
+    }
+    return vec2f(mean, inverseSqrt(total(squares, place) / f32(p.k) + p.eps));
+}
+
+/// Four neighbours of row r of x, normed.
+fn x4(r: u32, quad: u32, moment: vec2f) -> vec4f {
+    let value = x[r * p.x_pitch + quad];
+    if NORM == 0u {
+        return value;
+    }
+    let normed = (value - moment.x) * moment.y * gain[quad];
+    if NORM == 1u {
+        return normed;
+    }
+    return normed + shift[quad];
+}
+
 @compute @workgroup_size(WG)
 fn matvec_subgroup(
     @builtin(workgroup_id) group: vec3u,
@@ -86,26 +152,34 @@ fn matvec_subgroup(
     @builtin(subgroup_invocation_id) member: u32,
 ) {
     let row0 = (group.y * groups.x + group.x) * ROWS;
+    var moment: array<vec2f, M>;
+    if NORM != 0u {
+        for (var r = 0u; r < M; r++) {
+            moment[r] = moments(r, lane, Place(subgroup, subgroups, member));
+        }
+        workgroupBarrier();
+    }
     var sums: array<f32, SUMS>;
-    let blocks = p.quads / 8u;
+    let blocks = (p.k + 3u) / 32u;
     for (var block = lane; block < blocks; block += WG) {
         for (var r = 0u; r < M; r++) {
             var column: array<vec4f, 8>;
             for (var i = 0u; i < 8u; i++) {
-                column[i] = x[r * p.x_pitch + block * 8u + i];
+                column[i] = x4(r, block * 8u + i, moment[r]);
             }
-            for (var j = 0u; j < ROWS; j++) {
+            for (var j = 0u; j < ROWS * PARTS; j++) {
                 // Past the last row its sums are not looked at.
-                sums[j * M + r] += dot32(min(row0 + j, p.n - 1u), block, &column);
+                let row = min(row0 + j / PARTS, p.n - 1u) + j % PARTS * p.n;
+                sums[j * M + r] += dot32(row, block, &column);
             }
         }
     }
     // What is left of k is less than a block.
-    for (var quad = blocks * 8u + lane; quad < p.quads; quad += WG) {
-        for (var j = 0u; j < ROWS; j++) {
-            let weights = weight4(min(row0 + j, p.n - 1u), quad);
+    for (var quad = blocks * 8u + lane; quad < (p.k + 3u) / 4u; quad += WG) {
+        for (var j = 0u; j < ROWS * PARTS; j++) {
+            let weights = weight4(min(row0 + j / PARTS, p.n - 1u) + j % PARTS * p.n, quad);
             for (var r = 0u; r < M; r++) {
-                sums[j * M + r] += dot(weights, x[r * p.x_pitch + quad]);
+                sums[j * M + r] += dot(weights, x4(r, quad, moment[r]));
             }
         }
     }
@@ -116,20 +190,35 @@ fn matvec_subgroup(
         }
     }
     workgroupBarrier();
-    for (var s = lane; s < SUMS; s += WG) {
+    for (var s = lane; s < ROWS * M; s += WG) {
         let j = row0 + s / M;
         if j < p.columns {
+            let at = (s % M) * p.out_pitch + p.column + j;
             var sum = 0.0;
             if j < p.n {
+                let first = s / M * PARTS * M + s % M;
                 for (var g = 0u; g < subgroups; g++) {
-                    sum += partial[g * SUMS + s];
+                    sum += partial[g * SUMS + first];
+                }
+                if ACCUMULATE == 1u {
+                    sum += out[at];
                 }
                 if BIAS == 1u {
                     sum += bias[p.column + j];
                 }
                 sum = activation(sum);
+                if GATED == 1u {
+                    var factor = 0.0;
+                    for (var g = 0u; g < subgroups; g++) {
+                        factor += partial[g * SUMS + first + M];
+                    }
+                    if BIAS == 1u {
+                        factor += bias[p.n + j];
+                    }
+                    sum *= factor;
+                }
             }
-            out[(s % M) * p.out_pitch + p.column + j] = sum;
+            out[at] = sum;
         }
     }
 }

@@ -1,8 +1,10 @@
 //! op: sample
 //! out[r] = (a token drawn from softmax(x[r] / temperature), how many x[r, i] are NaN or infinite).
-//! rows:[m]  x:[m, n]  out:[m, 2].   The draw is the first candidate at which the cumulative probability exceeds a uniform
+//! rows:[m]  x:[m, n]  out:[m, 2].   Then, if so asked, rows[r].token = that token and rows[r].position += 1: the rows of the
+//! next step, without the host.   The draw is the first candidate at which the cumulative probability exceeds a uniform
 //! that depends on seed, slot and position of the new token alone. Candidates are all tokens by id, or the k largest logits,
-//! largest first, cut to the likeliest until the probability of those before reaches top_p.
+//! largest first, cut to the likeliest until the probability of those before reaches top_p; or the largest alone, the lowest id
+//! on a tie.
 //! A workgroup owns a row. Logits are compared as integers that order them, so which are candidates is exact; where one is
 //! NaN or infinite, a token comes out too, and means nothing. The sums of weights are serial within a block of ids and over the blocks, so
 //! they never descend, and the same row draws the same token each time.
@@ -10,8 +12,10 @@
 
 /// Invocations per workgroup. Tune: 64u, 128u, 256u
 const WG = 256u;
-/// Candidates are the k largest logits. Mode: 0u, 1u
-const TOP_K = 0u;
+/// Candidates are 0: all, 1: the k largest logits, 2: the largest. Mode: 0u, 1u, 2u
+const CANDIDATES = 0u;
+/// Rows become those of the next step. Mode: 0u, 1u
+const ADVANCE = 0u;
 
 /// The most candidates of a top-k.
 const MOST = 64u;
@@ -47,12 +51,13 @@ struct Params {
     lowest: f32,
 }
 var<immediate> p: Params;
-@group(0) @binding(0) var<storage, read> rows: array<Row>;
-@group(0) @binding(1) var<storage, read> x: array<u32>;
+@group(0) @binding(0) var<storage, read> x: array<u32>;
+@group(0) @binding(1) var<storage, read_write> rows: array<Row>;
 @group(0) @binding(2) var<storage, read_write> out: array<u32>;
 
 var<workgroup> highest: atomic<u32>;
 var<workgroup> faults: atomic<u32>;
+var<workgroup> least: atomic<u32>;
 var<workgroup> sums: array<f32, WG>;
 var<workgroup> point: f32;
 var<workgroup> before: f32;
@@ -274,14 +279,20 @@ fn sample(
     if lane == 0u {
         atomicStore(&highest, 0u);
         atomicStore(&faults, 0u);
+        atomicStore(&least, p.n - 1u);
         atomicStore(&taken, 0u);
     }
     workgroupBarrier();
     var key: u32;
+    var first = p.n - 1u;
     var fault = 0u;
     for (var i = lane; i < p.n; i += WG) {
         let bits = x[begin + i];
-        key = max(key, order(bits));
+        let own = order(bits);
+        if own > key {
+            key = own;
+            first = i;
+        }
         fault += u32((bits & 0x7f800000u) == 0x7f800000u);
     }
     atomicMax(&highest, key);
@@ -293,7 +304,13 @@ fn sample(
     let u = uniform_of(rows[r].position + 1u, rows[r].slot);
     var id: u32;
     var writer = 0u;
-    if TOP_K == 0u {
+    if CANDIDATES == 2u {
+        if key == atomicLoad(&highest) {
+            atomicMin(&least, first);
+        }
+        workgroupBarrier();
+        id = atomicLoad(&least);
+    } else if CANDIDATES == 0u {
         id = draw_from_all(begin, lane, u, largest);
         writer = chosen;
     } else {
@@ -314,6 +331,10 @@ fn sample(
         // The tail of a row is zero.
         for (var i = 2u; i < p.out_pitch; i++) {
             out[at + i] = 0u;
+        }
+        if ADVANCE == 1u {
+            rows[r].token = id;
+            rows[r].position += 1u;
         }
     }
 }

@@ -203,8 +203,10 @@ fn calls() -> Vec<Call> {
             |gpu, p, t| ops::embed(p, &t[0], &weight(gpu), Some(&t[1]), &mut t[2].clone())),
         call("argmax", &[(square, F32), (&[3, 2], U32)], &[1], &[(0, 1)],
             |_, p, t| ops::argmax(p, &t[0], &mut t[1].clone())),
-        call("advance", &[(&[3, 2], U32), (&[3, 4], U32)], &[1], &[],
-            |_, p, t| ops::advance(p, &t[0], &mut t[1].clone())),
+        call("sample", &[(square, F32), (&[3, 4], U32), (&[3, 2], U32)], &[1, 2], &[],
+            |_, p, t| ops::sample(p, &t[0], (&mut t[1].clone(), true), &ops::Sampler::default(), &mut t[2].clone())),
+        call("attention_decode", &[(&[2, 4], U32), (&[2, 16], F32), (&[6, 4], F32), (&[6, 4], F32), (&[2, 8], F32)], &[2, 3, 4], &[],
+            |_, p, t| ops::attention_decode(p, &t[0], &t[1], (&mut t[2].clone(), &mut t[3].clone()), &ops::Decode { attention: SHAPE, turn: None, parts: None }, &mut t[4].clone())),
         call("attention", &[(&[2, 4], U32), (&[2, 16], F32), (&[6, 4], F32), (&[6, 4], F32), (&[2, 8], F32)], &[2, 3, 4], &[],
             |_, p, t| ops::attention(p, &t[0], &t[1], (&mut t[2].clone(), &mut t[3].clone()), &SHAPE, &mut t[4].clone())),
     ]

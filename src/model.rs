@@ -33,7 +33,7 @@ pub use footprint::Footprint;
 pub use generation::{BatchGeneration, Request, StopReason};
 pub use gguf::Gguf;
 pub use profile::{OpTime, Profile};
-pub use session::{GenerateOptions, Generation, KvType, Session, SessionOptions};
+pub use session::{Dispatches, GenerateOptions, Generation, KvType, Session, SessionOptions};
 pub use tokenizer::{TextStream, Tokenizer};
 
 use crate::error::{Error, Result};

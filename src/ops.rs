@@ -8,6 +8,7 @@
 mod attention;
 mod cast;
 mod elementwise;
+mod layers;
 mod layout;
 mod matrices;
 mod norms;
@@ -20,19 +21,18 @@ use crate::error::{Error, Result};
 use crate::pass::Pass;
 pub use crate::reference::{Activation, Attention, Gelu, Pairing, Reduction, Rope, Row, Sampler};
 use crate::tensor::{DType, Tensor};
-pub use attention::attention;
+pub use attention::{Decode, Turn, attention, attention_decode};
 pub use cast::cast;
 pub use elementwise::{add, gelu, mul, probe, relu, scale, sigmoid, silu, swiglu, tanh};
+pub use layers::{MATVEC_ROWS, Norm, linear, linear_with, matvec, matvec_with, norm_linear};
 pub use layout::{repitch, transpose};
 pub use matrices::{Matrices, contiguous};
 pub use norms::{add_layer_norm, add_rms_norm, layer_norm, log_softmax, rms_norm, softmax};
-pub use products::{
-    Epilogue, MATVEC_ROWS, linear, linear_with, matmul, matmul_transpose_b, matmul_with, matvec, matvec_with,
-};
+pub use products::{Epilogue, matmul, matmul_transpose_b, matmul_with};
 pub(crate) use products::{fits, tiled};
 pub(crate) use reduce::PART;
 pub use reduce::{dot, reduce};
-pub use rows::{advance, argmax, embed, gather, norm_rope, rope, rope_frequencies, rope_table};
+pub use rows::{argmax, embed, gather, norm_rope, rope, rope_frequencies, rope_table};
 pub use sample::{TOP_K, sample};
 
 fn ensure(op: &'static str, holds: bool, message: impl FnOnce() -> String) -> Result<()> {
@@ -81,4 +81,19 @@ fn in_place(pass: &mut Pass, x: &mut Tensor, op: impl FnOnce(&mut Pass, &mut Ten
     let mut copy = aligned(pass, x)?;
     op(pass, &mut copy)?;
     repitch(pass, &copy, x)
+}
+
+/// Lets an op of the host overwrite out, or add to it.
+fn accumulated(
+    pass: &mut Pass,
+    accumulate: bool,
+    out: &mut Tensor,
+    op: impl FnOnce(&mut Pass, &mut Tensor) -> Result<()>,
+) -> Result<()> {
+    if !accumulate {
+        return op(pass, out);
+    }
+    let mut product = pass.tensor(out.shape())?;
+    op(pass, &mut product)?;
+    add(pass, out, &product)
 }

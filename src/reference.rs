@@ -79,6 +79,28 @@ pub fn matvec(x: &[f32], w: &[f32], bias: Option<&[f32]>, shape: (usize, usize, 
     matmul_transpose_b(x, w, bias, 1.0, shape)
 }
 
+/// norm(x) w\[n,k\]^T + bias\[n\] for x\[m,k\]: the layer norm with (weight, bias), the RMS norm with a weight alone.
+pub fn norm_linear(
+    x: &[f32],
+    (weight, shift, eps): (&[f32], Option<&[f32]>, f32),
+    w: &[f32],
+    bias: Option<&[f32]>,
+) -> Vec<f64> {
+    let normed = match shift {
+        Some(shift) => layer_norm(x, weight, shift, eps),
+        None => rms_norm(x, weight, eps),
+    };
+    let k = weight.len().max(1);
+    let mut out = Vec::new();
+    for row in normed.chunks(k) {
+        for (j, w) in w.chunks(k).enumerate() {
+            let sum: f64 = row.iter().zip(w).map(|(&x, &w)| x * f64::from(w)).sum();
+            out.push(sum + bias.map_or(0.0, |bias| f64::from(bias[j])));
+        }
+    }
+    out
+}
+
 /// Appends the keys and values of `rows` to the cache (`[slots * context, kv_heads * head_dim]`), then returns the
 /// attention of every row, `[m, heads * head_dim]`. `qkv` is `[m, (heads + 2 kv_heads) * head_dim]`.
 pub fn attention(rows: &[Row], qkv: &[f32], keys: &mut [f32], values: &mut [f32], shape: &Attention) -> Vec<f64> {
@@ -109,6 +131,29 @@ pub fn attention(rows: &[Row], qkv: &[f32], keys: &mut [f32], values: &mut [f32]
         }
     }
     out
+}
+
+/// [`attention`] of rows whose queries and keys are normed and turned first, as [`norm_rope`] or [`rope`] has them, rounded
+/// once. `turn` is the table, the shape, and weights and eps of the norm.
+pub fn attention_decode(
+    rows: &[Row],
+    qkv: &[f32],
+    turn: Option<(&[f32], &Rope, Option<(&[f32], f32)>)>,
+    (keys, values): (&mut [f32], &mut [f32]),
+    shape: &Attention,
+) -> Vec<f64> {
+    let columns = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
+    let turned = match turn {
+        None => qkv.to_vec(),
+        Some((table, rope_shape, norm)) => {
+            let turned = match norm {
+                Some(norm) => norm_rope(rows, norm, table, qkv, columns, rope_shape),
+                None => rope(rows, table, qkv, columns, rope_shape),
+            };
+            turned.into_iter().map(|v| v as f32).collect()
+        }
+    };
+    attention(rows, &turned, keys, values, shape)
 }
 
 fn softmax_f64(x: &[f64]) -> Vec<f64> {

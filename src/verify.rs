@@ -12,6 +12,7 @@ mod cases;
 mod cast;
 mod elementwise;
 pub(crate) mod inputs;
+mod layers;
 mod layout;
 pub mod mutants;
 pub(crate) mod norms;

@@ -3,7 +3,9 @@
 mod common;
 
 use common::{assert_greedy, cpu, gpu, largest_difference, open, oracle};
-use gristmill::model::{Config, Family, GenerateOptions, KvType, ModelFiles, Sampler, SessionOptions, StopReason};
+use gristmill::model::{
+    Config, Dispatches, Family, GenerateOptions, KvType, ModelFiles, Sampler, SessionOptions, StopReason,
+};
 use gristmill::{ComputeBackend, Error, GpuCompute, GpuModel, Options, Result};
 
 /// Every model of `tests/oracle` but a6, which has GPT-2's own width and vocabulary and a test of its own: GPT-2 (a, b); Llama,
@@ -11,8 +13,8 @@ use gristmill::{ComputeBackend, Error, GpuCompute, GpuModel, Options, Result};
 const SMALL: [&str; 19] =
     ["a1", "a2", "a3", "a4", "a5", "b1", "b2", "b3", "b4", "c1", "c2", "c3", "c4", "c5", "c6", "c7", "d1", "d2", "d3"];
 
-fn greedy(model: &GpuModel, prompt: &[u32], max_tokens: usize) -> Vec<u32> {
-    let mut session = model.session().unwrap();
+fn greedy(model: &GpuModel, dispatches: Dispatches, prompt: &[u32], max_tokens: usize) -> Vec<u32> {
+    let mut session = model.session_with(&SessionOptions { dispatches, ..model.session_options() }).unwrap();
     let options = GenerateOptions { max_tokens, stop: Vec::new(), sampler: Sampler::default() };
     session.generate(prompt, options).unwrap().collect::<Result<_>>().unwrap()
 }
@@ -37,7 +39,35 @@ fn assert_like_transformers(gpu: &GpuCompute, id: &'static str) {
     assert!(difference < 1e-4, "{id}: nll differs by {difference:e}");
 
     let (prompt, expected, gap) = oracle.greedy();
-    assert_greedy(id, &greedy(&model, &prompt, expected.len()), &expected, &gap);
+    for dispatches in [Dispatches::Fewest, Dispatches::Apart] {
+        assert_greedy(id, &greedy(&model, dispatches, &prompt, expected.len()), &expected, &gap);
+    }
+}
+
+/// A wrong step may draw the right tokens; what it leaves in the cache shows.
+#[test]
+fn what_steps_leave_is_what_a_prompt_would() {
+    for gpu in [gpu(), Some(cpu())].into_iter().flatten() {
+        for id in SMALL {
+            let oracle = oracle(id);
+            let model = oracle.model(&gpu);
+            let (prompt, ..) = oracle.greedy();
+            for (dispatches, kv) in [(Dispatches::Fewest, KvType::F32), (Dispatches::Apart, KvType::F32)] {
+                let options = SessionOptions { dispatches, kv, ..model.session_options() };
+                let mut session = model.session_with(&options).unwrap();
+                let new = GenerateOptions { max_tokens: 9, stop: Vec::new(), sampler: Sampler::default() };
+                let written: Vec<u32> = session.generate(&prompt, new).unwrap().collect::<Result<_>>().unwrap();
+                let after = session.logits(&[1]).unwrap();
+                let whole = [&prompt[..], &written, &[1]].concat();
+                let mut read = model.session_with(&options).unwrap();
+                let logits = read.logits(&whole).unwrap();
+                let last = logits[logits.len() - after.len()..].iter().map(|&v| f64::from(v));
+                let expected: Vec<f64> = last.collect();
+                let difference = largest_difference(id, after.into_iter().map(f64::from), &expected);
+                assert!(difference < 1e-4, "{id}, {dispatches:?}: {difference:e}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -82,7 +112,7 @@ fn gpt2_width_and_vocabulary() {
     let nll = model.session().unwrap().nll(&tokens, |_| ()).unwrap();
     assert!(largest_difference("a6", nll, &oracle.nll()) < 1e-4);
     let (prompt, expected, gap) = oracle.greedy();
-    assert_greedy("a6", &greedy(&model, &prompt, expected.len()), &expected, &gap);
+    assert_greedy("a6", &greedy(&model, Dispatches::Auto, &prompt, expected.len()), &expected, &gap);
 }
 
 #[test]
@@ -171,17 +201,51 @@ fn pipelined_is_serial() {
 #[test]
 fn a_decoded_token_creates_and_uploads_nothing() {
     let Some(gpu) = gpu_of_its_own() else { return };
-    decodes_steadily(&gpu, "a2", KvType::F32, 7, "embed, seven a layer, add, norm, head, argmax, advance");
-    // Two more: the rotation, and the gate.
-    decodes_steadily(&gpu, "c1", KvType::F32, 9, "nine a layer");
-    decodes_steadily(&gpu, "c4", KvType::F16, 9, "nine a layer, with QK-norm");
+    // Embed, five a layer, head, sample: q|k|v, attention, projection, up (and gate), down.
+    decodes_steadily(&gpu, "a2", (Dispatches::Fewest, KvType::F32), (5, 3));
+    decodes_steadily(&gpu, "c1", (Dispatches::Fewest, KvType::F32), (5, 3));
+    decodes_steadily(&gpu, "c4", (Dispatches::Fewest, KvType::F16), (5, 3));
+    // Two norms a layer more, and the last one.
+    decodes_steadily(&gpu, "a2", (Dispatches::Apart, KvType::F32), (7, 4));
+    decodes_steadily(&gpu, "c1", (Dispatches::Apart, KvType::F16), (7, 4));
 }
 
-fn decodes_steadily(gpu: &GpuCompute, id: &'static str, kv: KvType, per_layer: u64, what: &str) {
+/// However long the context has become.
+#[test]
+fn four_thousand_tokens_create_nothing() {
+    const CONTEXT: usize = 4096;
+    let Some(gpu) = gpu_of_its_own() else { return };
+    let model = GpuModel::random(&gpu, &Config::new(50, CONTEXT, 16, 1, 2), 1).unwrap();
+    for dispatches in [Dispatches::Fewest, Dispatches::Apart] {
+        let options = SessionOptions { context: CONTEXT, dispatches, ..model.session_options() };
+        let mut session = model.session_with(&options).unwrap();
+        let options = GenerateOptions { max_tokens: CONTEXT, stop: Vec::new(), sampler: Sampler::default() };
+        let mut generation = session.generate(&[3], options).unwrap();
+        for _ in 0..4 {
+            generation.next().unwrap().unwrap();
+        }
+        let warm = gpu.stats();
+        assert_eq!(generation.by_ref().map(Result::unwrap).count(), CONTEXT - 1 - 4);
+        let now = gpu.stats();
+        assert_eq!(now.buffers_created, warm.buffers_created, "{dispatches:?}");
+        assert_eq!(now.bind_groups_created, warm.bind_groups_created, "{dispatches:?}");
+        assert_eq!(now.pipelines_created, warm.pipelines_created, "{dispatches:?}");
+        assert_eq!(now.bytes_uploaded, warm.bytes_uploaded, "{dispatches:?}");
+        assert_eq!(generation.stop_reason(), Some(StopReason::ContextFull));
+    }
+}
+
+/// `per_layer` dispatches, and `others` that a token has but once.
+fn decodes_steadily(
+    gpu: &GpuCompute,
+    id: &'static str,
+    (dispatches, kv): (Dispatches, KvType),
+    (per_layer, others): (u64, u64),
+) {
     let oracle = oracle(id);
     let model = oracle.model(gpu);
     let (prompt, ..) = oracle.greedy();
-    let mut session = model.session_with(&SessionOptions { kv, ..model.session_options() }).unwrap();
+    let mut session = model.session_with(&SessionOptions { kv, dispatches, ..model.session_options() }).unwrap();
     let options = GenerateOptions { max_tokens: 60, stop: Vec::new(), sampler: Sampler::default() };
     let mut generation = session.generate(&prompt, options).unwrap();
     for _ in 0..8 {
@@ -201,7 +265,7 @@ fn decodes_steadily(gpu: &GpuCompute, id: &'static str, kv: KvType, per_layer: u
     assert!(now.bytes_downloaded - warm.bytes_downloaded <= 52 * 16);
     let per_token = (now.dispatches - warm.dispatches) / (now.submits - warm.submits);
     let layers = model.config().n_layers as u64;
-    assert_eq!(per_token, per_layer * layers + 6, "{id}: {what}");
+    assert_eq!(per_token, per_layer * layers + others, "{id}, {dispatches:?}");
 }
 
 /// Counters are per engine, and tests share the common one.

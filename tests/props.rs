@@ -236,7 +236,7 @@ fn shapes_that_do_not_fit_are_errors() {
             ops::add(&mut pass, &mut out, &x),
             ops::embed(&mut pass, &x, &w, Some(&y), &mut out),
             ops::argmax(&mut pass, &x, &mut out),
-            ops::advance(&mut pass, &x, &mut out),
+            ops::sample(&mut pass, &x, (&mut y.clone(), true), &ops::Sampler::default(), &mut out),
         ];
         for error in results.into_iter().filter_map(Result::err) {
             prop_assert!(matches!(error, Error::Shape { .. }), "{error}");

@@ -49,8 +49,14 @@ fn odd_shapes(kernel: &Kernel) -> Vec<(&'static str, Format)> {
             floats("m=1,position=2100,heads=1,d=64"),
         ]
         .concat(),
+        "attention_decode" => [
+            floats("position=40,heads=6,d=8"),
+            floats("position=2,heads=6,d=24,kv_heads=2"),
+            floats("position=2100,heads=2,d=64,parts=3"),
+        ]
+        .concat(),
+        "attention_merge" => floats("position=300,heads=6,d=24,kv_heads=2,parts=3"),
         "cast_bits" => [Format::F32, Format::F16, Format::BF16].map(|format| ("m=3,n=37", format)).to_vec(),
-        "advance" => vec![("m=33", Format::F32)],
         "dot" => vec![("n=70001", Format::F32)],
         "rope" | "norm_rope" => vec![("m=5", Format::F32), ("m=5,heads=3,d=6", Format::F32)],
         "reduce" => ["m=3,n=40000", "m=3,n=37,how=max", "m=3,n=37,how=mean"].map(|shape| (shape, Format::F32)).to_vec(),

@@ -3,7 +3,9 @@
 mod common;
 
 use common::{cpu, gpu, open};
-use gristmill::model::{Batch, Config, GenerateOptions, KvType, Request, Sampler, SessionOptions, StopReason};
+use gristmill::model::{
+    Batch, Config, Dispatches, GenerateOptions, KvType, Request, Sampler, SessionOptions, StopReason,
+};
 use gristmill::ops::Row;
 use gristmill::{ComputeBackend, Error, GpuCompute, GpuModel, Options, Result, reference};
 
@@ -16,7 +18,7 @@ fn model(gpu: &GpuCompute) -> GpuModel {
 /// A Qwen3, whose rows are turned by their positions, with keys and values as floats or halves.
 fn turning_model(gpu: &GpuCompute, kv: KvType) -> GpuModel {
     let text = r#"{"model_type": "qwen3", "vocab_size": 97, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12, "max_position_embeddings": 300}"#;
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 300}"#;
     let config = Config::from_json(text).unwrap();
     GpuModel::random_with(gpu, &config, 5, &SessionOptions { kv, ..SessionOptions::new(&config) }).unwrap()
 }
@@ -249,7 +251,8 @@ fn a_step_of_a_batch_creates_and_uploads_nothing() {
         parts(&prompts).into_iter().map(|(slot, prompt)| Request { slot, prompt, max_tokens: 60, stop: &[] }).collect();
     for sampler in [(0.0, 0, 1.0), (0.8, 0, 1.0), (0.8, 40, 0.9)] {
         let (temperature, top_k, top_p) = sampler;
-        let mut batch = model.batch(3).unwrap();
+        let options = SessionOptions { dispatches: Dispatches::Fewest, ..model.session_options() };
+        let mut batch = model.batch_with(3, &options).unwrap();
         let mut generation = batch.generate(&requests, Sampler { temperature, top_k, top_p, seed: 3 }).unwrap();
         generation.by_ref().take(3 * 8).for_each(|item| assert!(item.is_ok()));
         let warm = gpu.stats();
@@ -260,7 +263,7 @@ fn a_step_of_a_batch_creates_and_uploads_nothing() {
         assert_eq!(now.pipelines_created, warm.pipelines_created);
         assert_eq!(now.bytes_uploaded, warm.bytes_uploaded);
         assert_eq!(now.submits - warm.submits, 40, "one submission for all sequences");
-        assert_eq!((now.dispatches - warm.dispatches) / 40, 7 * 2 + 6);
+        assert_eq!((now.dispatches - warm.dispatches) / 40, 5 * 2 + 3);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::model::Model;
 use crate::model::config::Config;
 use crate::model::generation::{BatchGeneration, Decoder, Request};
 use crate::model::session::SessionOptions;
-use crate::model::transformer::{KvCache, forward, head};
+use crate::model::transformer::{KvCache, Rows, forward, head};
 use crate::ops::{Row, Sampler};
 use crate::pass::Pass;
 use crate::result::AsyncGpuResult;
@@ -235,10 +235,10 @@ impl Batch {
             let block = begun(block);
             let rows = model.gpu.tensor_u32(bytemuck::cast_slice(&block), &[block.len(), 4])?;
             let mut pass = model.gpu.pass();
-            let x = forward(&mut pass, &model, &mut self.cache, &rows, true)?;
+            let x = forward(&mut pass, &model, &mut self.cache, &rows, Rows::Prompt)?;
             let from = |slot: u32| parts.iter().find(|part| part.0 == slot as usize).map_or(usize::MAX, |part| part.1);
             for run in runs(&block, logits_rows, |row| row.position as usize >= from(row.slot)) {
-                let logits = head(&mut pass, &model, &x, run.start, run.len())?;
+                let logits = head(&mut pass, &model, &self.cache, &x, (run.start, run.len()))?;
                 take(&mut pass, &logits, block.get(run).unwrap_or_default())?;
             }
             pass.submit()?;

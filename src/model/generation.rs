@@ -1,7 +1,7 @@
 //! Writing on: the loop that chooses tokens for the sequences of a batch.
 //!
-//! Decoding keeps tokens on the device. A step is a recorded plan, replayed: embed, blocks, head, sample, and `advance`,
-//! which writes the drawn tokens and the next positions into the rows that the next step reads. So step t+1 is submitted
+//! Decoding keeps tokens on the device. A step is a recorded plan, replayed: embed, blocks, head, and sample, which also
+//! writes the drawn tokens and the next positions into the rows that the next step reads. So step t+1 is submitted
 //! before t is read back, [`AHEAD`] steps are in flight, and each costs one readback of a few bytes. What was computed past
 //! a stop token is never looked at; its place in the cache is overwritten by whatever comes next. When a sequence ends, the
 //! steps in flight are taken, and another plan goes on with those that are left.
@@ -14,7 +14,7 @@ use crate::encode::PassTimes;
 use crate::error::{Error, Result};
 use crate::gpu::GpuCompute;
 use crate::model::batch::Batch;
-use crate::model::transformer::{forward, head};
+use crate::model::transformer::{Rows, forward, head};
 use crate::ops::{self, Row, Sampler};
 use crate::pass::Plan;
 use crate::result::AsyncGpuResult;
@@ -122,8 +122,8 @@ impl Batch {
         let mut picked = Vec::new();
         self.run(&parts, |pass, logits, rows| {
             let mut out = pass.gpu().empty(&[rows.len(), 2], DType::U32)?;
-            let rows = pass.gpu().tensor_u32(bytemuck::cast_slice(rows), &[rows.len(), 4])?;
-            ops::sample(pass, logits, &rows, sampler, &mut out)?;
+            let mut rows = pass.gpu().tensor_u32(bytemuck::cast_slice(rows), &[rows.len(), 4])?;
+            ops::sample(pass, logits, (&mut rows, false), sampler, &mut out)?;
             picked.push(pass.read::<u32>(&out)?);
             Ok(())
         })?;
@@ -161,10 +161,10 @@ impl Batch {
             return replay(plan, &decoder.picked, &mut self.timings);
         }
         let mut pass = model.gpu.pass();
-        let x = forward(&mut pass, &model, &mut self.cache, &decoder.rows, false)?;
-        let logits = head(&mut pass, &model, &x, 0, decoder.rows.rows())?;
-        ops::sample(&mut pass, &logits, &decoder.rows, &decoder.sampler, &mut decoder.picked)?;
-        ops::advance(&mut pass, &decoder.picked, &mut decoder.rows)?;
+        let x = forward(&mut pass, &model, &mut self.cache, &decoder.rows, Rows::Step)?;
+        let logits = head(&mut pass, &model, &self.cache, &x, (0, decoder.rows.rows()))?;
+        let Decoder { sampler, rows, picked, .. } = decoder;
+        ops::sample(&mut pass, &logits, (rows, true), sampler, picked)?;
         if pass.is_cpu() {
             return pass.read(&decoder.picked);
         }

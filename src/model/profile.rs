@@ -154,7 +154,10 @@ fn write(batch: &mut Batch, last: u32, tokens: usize) -> Result<f64> {
 /// Adds the dispatches of a token. How far attention looks is known on the device alone, and to the caller.
 fn add(rows: &mut Vec<OpTime>, times: &PassTimes, attention: Work) {
     for DispatchTime { op, kernel, seconds, work } in &times.dispatches {
-        let work = if op == "attention" { attention } else { *work };
+        let work = match &**kernel {
+            "attention" | "attention_decode" => attention,
+            _ => *work,
+        };
         let row = match rows.iter_mut().position(|row| row.kernel == *kernel) {
             Some(known) => rows.get_mut(known),
             None => {

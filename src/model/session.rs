@@ -52,6 +52,34 @@ impl KvType {
     }
 }
 
+/// How the step of a token is cut into dispatches. What is computed is the same, up to rounding.
+///
+/// ```
+/// use gristmill::model::{Config, Dispatches, SessionOptions};
+/// use gristmill::{ComputeBackend, GpuCompute, GpuModel};
+///
+/// let config = Config::new(50, 16, 8, 2, 2); // vocabulary, positions, width, layers, heads
+/// let model = GpuModel::random(&GpuCompute::new(ComputeBackend::Gpu)?, &config, 1)?;
+/// let count = |dispatches| -> gristmill::Result<u64> {
+///     let mut session = model.session_with(&SessionOptions { dispatches, ..model.session_options() })?;
+///     let before = model.gpu().stats().dispatches;
+///     session.generate(&[3], session.default_options())?.take(5).for_each(drop);
+///     Ok(model.gpu().stats().dispatches - before)
+/// };
+/// assert!(count(Dispatches::Fewest)? < count(Dispatches::Apart)?);
+/// # Ok::<(), gristmill::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dispatches {
+    /// What suits the adapter: the fewest on hardware, where each costs microseconds.
+    #[default]
+    Auto,
+    /// Norms, gates, rotations and additions within products and attention, which compute some of them more than once.
+    Fewest,
+    /// Norms by themselves: where processors compute what adapters do, arithmetic is dear and dispatches are not.
+    Apart,
+}
+
 /// What a session, or each slot of a batch, can hold.
 ///
 /// ```
@@ -60,7 +88,7 @@ impl KvType {
 ///
 /// let config = Config::new(50, 16, 8, 2, 2); // vocabulary, positions, width, layers, heads
 /// let model = GpuModel::random(&GpuCompute::new(ComputeBackend::Cpu)?, &config, 1)?;
-/// let options = SessionOptions { context: 8, kv: KvType::F16 };
+/// let options = SessionOptions { context: 8, kv: KvType::F16, ..SessionOptions::new(&config) };
 /// let mut session = model.session_with(&options)?;
 /// assert_eq!(session.context(), 8);
 /// assert!(session.logits(&[1; 9]).is_err());
@@ -72,12 +100,14 @@ pub struct SessionOptions {
     pub context: usize,
     /// How keys and values are kept.
     pub kv: KvType,
+    /// How the step of a token is cut into dispatches.
+    pub dispatches: Dispatches,
 }
 
 impl SessionOptions {
     /// As many tokens as the model has positions, up to 4096; keys and values as computed.
     pub fn new(config: &Config) -> SessionOptions {
-        SessionOptions { context: config.n_positions.min(CONTEXT), kv: KvType::F32 }
+        SessionOptions { context: config.n_positions.min(CONTEXT), kv: KvType::F32, dispatches: Dispatches::Auto }
     }
 
     /// # Errors

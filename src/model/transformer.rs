@@ -10,9 +10,9 @@ use crate::error::Result;
 use crate::gpu::GpuCompute;
 use crate::model::Model;
 use crate::model::config::{Config, Rotary};
-use crate::model::session::SessionOptions;
+use crate::model::session::{Dispatches, SessionOptions};
 use crate::model::weights::{Layer, Linear, Norm};
-use crate::ops::{self, Activation, Attention, Epilogue, Rope};
+use crate::ops::{self, Attention, Decode, Epilogue, Rope, Turn};
 use crate::pass::Pass;
 use crate::tensor::{Tensor, Weight};
 
@@ -21,6 +21,8 @@ pub(crate) struct KvCache {
     layers: Vec<(Tensor, Tensor)>,
     /// Positions per slot.
     pub(crate) context: usize,
+    /// Norms are computed within the products that follow.
+    norms_within: bool,
     /// `[context, rotary dim]`: what each position turns queries and keys by, if it does.
     angles: Option<Tensor>,
 }
@@ -38,62 +40,64 @@ impl KvCache {
             let angles = ops::rope_table(context, &rope.frequencies, rope.magnitude);
             gpu.tensor(&angles, &[context, rope.dim()])
         };
-        Ok(KvCache { layers, context, angles: config.rope.as_ref().map(table).transpose()? })
+        let software = gpu.adapter().is_none_or(|adapter| adapter.software);
+        let norms_within = match options.dispatches {
+            Dispatches::Auto => !software,
+            Dispatches::Fewest => true,
+            Dispatches::Apart => false,
+        };
+        Ok(KvCache { layers, context, norms_within, angles: config.rope.as_ref().map(table).transpose()? })
     }
 }
 
-/// Records the blocks of the model for `rows` `[m, 4]` and returns the hidden states `[m, hidden]` before the final norm.
-/// What a block adds to them is added where the next one normalises them, in one dispatch. `cut`: long work is submitted
-/// in parts.
-pub(crate) fn forward(pass: &mut Pass, model: &Model, cache: &mut KvCache, rows: &Tensor, cut: bool) -> Result<Tensor> {
+/// What rows are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// Tokens of any sequences, each sequence's one after the other.
+    Prompt,
+    /// One token of each sequence.
+    Step,
+}
+
+/// Records the blocks of the model for `rows` `[m, 4]` and returns the hidden states `[m, hidden]` before the final norm: the
+/// residual stream, to which every block adds. The work of prompts is submitted in parts where it is long.
+pub(crate) fn forward(
+    pass: &mut Pass,
+    model: &Model,
+    cache: &mut KvCache,
+    rows: &Tensor,
+    kind: Rows,
+) -> Result<Tensor> {
     let weights = &model.weights;
     let mut x = pass.tensor(&[rows.rows(), model.config.hidden_size])?;
     ops::embed(pass, rows, &weights.tokens, weights.positions.as_ref(), &mut x)?;
-    // What the block before has to add to x.
-    let mut added: Option<Tensor> = None;
     for (i, layer) in weights.layers.iter().enumerate() {
-        let normed = add_norm(pass, model, &mut x, added, &layer.attention_norm)?;
-        let attended = attend(pass, model, (i, layer), cache, rows, normed)?;
-        let normed = add_norm(pass, model, &mut x, Some(attended), &layer.mlp_norm)?;
-        added = Some(feed_forward(pass, model, layer, normed)?);
-        if cut && pass.is_long() {
+        let attended = attend(pass, model, (i, layer), cache, (rows, kind), &x)?;
+        add_linear(pass, &attended, &layer.project, &mut x)?;
+        let inner = feed_forward(pass, model, cache, layer, &x)?;
+        add_linear(pass, &inner, &layer.down, &mut x)?;
+        if kind == Rows::Prompt && pass.is_long() {
             pass.flush()?;
         }
-    }
-    if let Some(added) = added {
-        ops::add(pass, &mut x, &added)?;
     }
     Ok(x)
 }
 
-/// x += added, and norm(x). All `[m, hidden]`.
-fn add_norm(pass: &mut Pass, model: &Model, x: &mut Tensor, added: Option<Tensor>, norm: &Norm) -> Result<Tensor> {
-    let (eps, mut normed) = (model.config.norm_eps, pass.tensor(x.shape())?);
-    let Norm { weight, bias } = norm;
-    match (added, bias) {
-        (Some(added), Some(bias)) => ops::add_layer_norm(pass, x, &added, weight, bias, eps, &mut normed)?,
-        (Some(added), None) => ops::add_rms_norm(pass, x, &added, weight, eps, &mut normed)?,
-        (None, Some(bias)) => ops::layer_norm(pass, (x, 0), weight, bias, eps, &mut normed)?,
-        (None, None) => ops::rms_norm(pass, (x, 0), weight, eps, &mut normed)?,
-    }
-    Ok(normed)
-}
-
-/// project(attention(turn(qkv(x)))). x:`[m, hidden]`
+/// attention(turn(qkv(norm(x)))). x:`[m, hidden]`
 fn attend(
     pass: &mut Pass,
     model: &Model,
     (index, layer): (usize, &Layer),
     cache: &mut KvCache,
-    rows: &Tensor,
-    x: Tensor,
+    (rows, kind): (&Tensor, Rows),
+    x: &Tensor,
 ) -> Result<Tensor> {
     let config = &model.config;
-    let mut qkv = linear(pass, &x, &layer.qkv, None)?;
-    if let (Some(rope), Some(angles)) = (&config.rope, &cache.angles) {
-        turn(pass, config, (rope, angles), layer, rows, &mut qkv)?;
-    }
-    let shape = Attention {
+    let mut qkv = pass.tensor(&[x.rows(), layer.qkv.weight.rows()])?;
+    let epilogue = Epilogue { bias: layer.qkv.bias.as_ref(), ..Epilogue::default() };
+    let norm = norm(model, &layer.attention_norm);
+    norm_linear(pass, (x, &norm, cache.norms_within), &layer.qkv.weight, (epilogue, false), &mut qkv)?;
+    let attention = Attention {
         heads: config.n_heads,
         kv_heads: config.n_kv_heads,
         head_dim: config.head_dim,
@@ -101,66 +105,98 @@ fn attend(
         scale: attention_scale(config, index),
         causal: true,
     };
+    let turn = config.rope.as_ref().zip(cache.angles.as_ref()).map(|(rope, table)| Turn {
+        table,
+        rotary_dim: rope.dim(),
+        pairing: rope.pairing,
+        norm: layer.head_norm.as_ref().map(|weight| (weight, config.norm_eps)),
+    });
     let mut attended = pass.tensor(&[x.rows(), config.q_width()])?;
-    if let Some((keys, values)) = cache.layers.get_mut(index) {
-        ops::attention(pass, rows, &qkv, (keys, values), &shape, &mut attended)?;
+    let Some((keys, values)) = cache.layers.get_mut(index) else { return Ok(attended) };
+    match kind {
+        Rows::Step => {
+            let decode = Decode { attention, turn, parts: None };
+            ops::attention_decode(pass, rows, &qkv, (keys, values), &decode, &mut attended)?;
+        }
+        Rows::Prompt => {
+            if let Some(turn) = turn {
+                turned(pass, rows, &turn, &attention, &mut qkv)?;
+            }
+            ops::attention(pass, rows, &qkv, (keys, values), &attention, &mut attended)?;
+        }
     }
-    linear(pass, &attended, &layer.project, None)
+    Ok(attended)
 }
 
-/// Turns queries and keys by their positions, normalised first where the layer has norms for them.
-fn turn(
-    pass: &mut Pass,
-    config: &Config,
-    (rope, angles): (&Rotary, &Tensor),
-    layer: &Layer,
-    rows: &Tensor,
-    qkv: &mut Tensor,
-) -> Result<()> {
+/// Turns queries and keys by their positions, normed first where the layer has norms for them.
+fn turned(pass: &mut Pass, rows: &Tensor, turn: &Turn<'_>, shape: &Attention, qkv: &mut Tensor) -> Result<()> {
+    let &Turn { table, rotary_dim, pairing, norm } = turn;
     // Keys follow queries, and so both are the first heads of a row.
-    let heads = config.n_heads + config.n_kv_heads;
-    let shape = Rope { heads, head_dim: config.head_dim, rotary_dim: rope.dim(), pairing: rope.pairing };
-    match &layer.head_norm {
-        Some(weight) => ops::norm_rope(pass, rows, (weight, config.norm_eps), angles, qkv, &shape),
-        None => ops::rope(pass, rows, angles, qkv, &shape),
+    let shape = Rope { heads: shape.heads + shape.kv_heads, head_dim: shape.head_dim, rotary_dim, pairing };
+    match norm {
+        Some(norm) => ops::norm_rope(pass, rows, norm, table, qkv, &shape),
+        None => ops::rope(pass, rows, table, qkv, &shape),
     }
 }
 
-/// down(activation(up(x))), or down(silu(gate(x)) * up(x)). x:`[m, hidden]`
-fn feed_forward(pass: &mut Pass, model: &Model, layer: &Layer, x: Tensor) -> Result<Tensor> {
+/// activation(up(norm(x))), or silu(gate(norm(x))) * up(norm(x)). x:`[m, hidden]`
+fn feed_forward(pass: &mut Pass, model: &Model, cache: &KvCache, layer: &Layer, x: &Tensor) -> Result<Tensor> {
     let config = &model.config;
-    let inner = if config.gated {
-        let gate_and_up = linear(pass, &x, &layer.up, None)?;
-        let mut inner = pass.tensor(&[x.rows(), config.n_inner])?;
-        ops::swiglu(pass, &gate_and_up, &mut inner)?;
-        inner
-    } else {
-        linear(pass, &x, &layer.up, Some(config.activation))?
-    };
-    linear(pass, &inner, &layer.down, None)
+    let mut inner = pass.tensor(&[x.rows(), config.n_inner])?;
+    let activation = Some(config.activation).filter(|_| !config.gated);
+    let epilogue = Epilogue { bias: layer.up.bias.as_ref(), activation, ..Epilogue::default() };
+    let norm = norm(model, &layer.mlp_norm);
+    norm_linear(pass, (x, &norm, cache.norms_within), &layer.up.weight, (epilogue, config.gated), &mut inner)?;
+    Ok(inner)
+}
+
+/// A layer of norm(x), the norm within its product or before it.
+fn norm_linear(
+    pass: &mut Pass,
+    (x, norm, within): (&Tensor, &ops::Norm<'_>, bool),
+    w: &Weight,
+    (epilogue, gated): (Epilogue<'_>, bool),
+    out: &mut Tensor,
+) -> Result<()> {
+    if within {
+        return ops::norm_linear(pass, x, Some(norm), w, epilogue, gated, out);
+    }
+    let mut normed = pass.tensor(x.shape())?;
+    norm.of(pass, (x, 0), &mut normed)?;
+    ops::norm_linear(pass, &normed, None, w, epilogue, gated, out)
 }
 
 /// Logits `[m, vocab]` of rows `first_row..first_row + m` of the hidden states x.
-pub(crate) fn head(pass: &mut Pass, model: &Model, x: &Tensor, first_row: usize, m: usize) -> Result<Tensor> {
+pub(crate) fn head(
+    pass: &mut Pass,
+    model: &Model,
+    cache: &KvCache,
+    x: &Tensor,
+    (first_row, m): (usize, usize),
+) -> Result<Tensor> {
     let (config, weights) = (&model.config, &model.weights);
-    let mut normed = pass.tensor(&[m, config.hidden_size])?;
-    let Norm { weight, bias } = &weights.final_norm;
-    match bias {
-        Some(bias) => ops::layer_norm(pass, (x, first_row), weight, bias, config.norm_eps, &mut normed)?,
-        None => ops::rms_norm(pass, (x, first_row), weight, config.norm_eps, &mut normed)?,
-    }
+    let norm = norm(model, &weights.final_norm);
     let matrix: &Weight = weights.head.as_ref().unwrap_or(&weights.tokens);
     let mut logits = pass.tensor(&[m, config.vocab_size])?;
+    if cache.norms_within && (first_row, m) == (0, x.rows()) {
+        ops::norm_linear(pass, x, Some(&norm), matrix, Epilogue::default(), false, &mut logits)?;
+        return Ok(logits);
+    }
+    let mut normed = pass.tensor(&[m, config.hidden_size])?;
+    norm.of(pass, (x, first_row), &mut normed)?;
     ops::linear(pass, &normed, matrix, None, &mut logits)?;
     Ok(logits)
 }
 
-/// activation(x w^T + bias), in one dispatch per chunk of w.
-fn linear(pass: &mut Pass, x: &Tensor, layer: &Linear, activation: Option<Activation>) -> Result<Tensor> {
-    let mut out = pass.tensor(&[x.rows(), layer.weight.rows()])?;
-    let epilogue = Epilogue { bias: layer.bias.as_ref(), activation };
-    ops::linear_with(pass, x, &layer.weight, epilogue, &mut out)?;
-    Ok(out)
+/// x += layer(inner): the end of a block.
+fn add_linear(pass: &mut Pass, inner: &Tensor, layer: &Linear, x: &mut Tensor) -> Result<()> {
+    let epilogue = Epilogue { bias: layer.bias.as_ref(), accumulate: true, ..Epilogue::default() };
+    ops::linear_with(pass, inner, &layer.weight, epilogue, x)
+}
+
+/// One of the model's norms.
+fn norm<'a>(model: &Model, Norm { weight, bias }: &'a Norm) -> ops::Norm<'a> {
+    ops::Norm { weight, bias: bias.as_ref(), eps: model.config.norm_eps }
 }
 
 /// 1 / sqrt(head_dim), as GPT-2's options change it.

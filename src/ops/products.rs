@@ -1,9 +1,5 @@
-//! Products: matrix times matrix, matrix times a transposed one, and the layers of a model.
-//!
-//! There are two ways to multiply because there are two bounds: a few rows are limited by how fast the weight is read, and
-//! each weight is read once by a kernel that spends no thought on tiles; more rows are limited by arithmetic, and tiles
-//! reuse what they read. The caller says `linear`, and the number of rows decides. Bias and activation are part of the
-//! product, where its sums are still in registers: apart they would read and write all of it again.
+//! Products: matrix times matrix, and matrix times a transposed one. Bias and activation are part of the product, where its
+//! sums are still in registers: apart they would read and write all of it again.
 //!
 //! A product deeper than one dispatch may sum is cut into several that add up, because a software adapter ends long loops
 //! without an error.
@@ -11,16 +7,13 @@
 use std::ops::Range;
 
 use super::matrices::{Matrices, aligned_copy, has_shape};
-use super::{aligned, count, ensure, ensure_f32, flops, row_quads, through};
+use super::{accumulated, aligned, count, ensure, ensure_f32, flops, in_place, row_quads, through};
 use crate::cpu;
 use crate::error::Result;
 use crate::kernel::{Format, MAX_GROUPS, kernels as k};
 use crate::pass::Pass;
 use crate::reference::{Activation, Gelu};
-use crate::tensor::{Chunk, DType, Tensor, Weight, device_bytes};
-
-/// Rows up to which a product is matrix times vectors rather than matrix times matrix.
-pub const MATVEC_ROWS: usize = 8;
+use crate::tensor::{DType, Tensor, device_bytes};
 
 /// What kernels read as a weight.
 fn ensure_weight(op: &'static str, b: &Tensor) -> Result<()> {
@@ -33,7 +26,7 @@ fn ensure_weight(op: &'static str, b: &Tensor) -> Result<()> {
 const MAX_DEPTH: usize = 16_384;
 
 /// Bytes that a product moves at least.
-fn bytes(operands: &[&Tensor], bias: Option<&Tensor>, out: u64) -> f64 {
+pub(super) fn bytes(operands: &[&Tensor], bias: Option<&Tensor>, out: u64) -> f64 {
     (operands.iter().copied().chain(bias).map(Tensor::bytes).sum::<u64>() + out) as f64
 }
 
@@ -42,7 +35,8 @@ fn parts(depth: usize) -> impl Iterator<Item = Range<usize>> {
     (0..depth.max(1)).step_by(MAX_DEPTH).map(move |first| first..depth.min(first + MAX_DEPTH))
 }
 
-/// What happens to a product before it is written: first the bias is added, then the activation applied.
+/// What happens to a product before it is written: what is there already is added, then the bias, then the activation is
+/// applied.
 ///
 /// ```
 /// use gristmill::ops::{self, Activation, Epilogue};
@@ -52,7 +46,8 @@ fn parts(depth: usize) -> impl Iterator<Item = Range<usize>> {
 /// let (a, b) = (gpu.tensor(&[1.0, 2.0], &[1, 2])?, gpu.tensor(&[1.0, 0.0, 0.0, 1.0], &[2, 2])?);
 /// let bias = gpu.tensor(&[0.5, -4.0], &[2])?;
 /// let (mut pass, mut out) = (gpu.pass(), gpu.zeros(&[1, 2])?);
-/// ops::matmul_with(&mut pass, &a, &b, Epilogue { bias: Some(&bias), activation: Some(Activation::Relu) }, &mut out)?;
+/// let epilogue = Epilogue { bias: Some(&bias), activation: Some(Activation::Relu), ..Epilogue::default() };
+/// ops::matmul_with(&mut pass, &a, &b, epilogue, &mut out)?;
 /// pass.submit()?;
 /// assert_eq!(gpu.read::<f32>(&out)?, [1.5, 0.0]);
 /// # Ok::<(), gristmill::Error>(())
@@ -63,6 +58,8 @@ pub struct Epilogue<'a> {
     pub bias: Option<&'a Tensor>,
     /// A function of every element.
     pub activation: Option<Activation>,
+    /// Adds the product to what `out` holds, as a block of a transformer ends.
+    pub accumulate: bool,
 }
 
 /// out\[m,n\] = a\[m,k\] b\[k,n\]; b may be f32 or f16.
@@ -73,13 +70,13 @@ pub fn matmul(pass: &mut Pass, a: &Tensor, b: &Tensor, out: &mut Tensor) -> Resu
     matmul_with(pass, a, b, Epilogue::default(), out)
 }
 
-/// out\[m,n\] = activation(a\[m,k\] b\[k,n\] + bias\[n\]), in one dispatch.
+/// out\[m,n\] = activation(a\[m,k\] b\[k,n\] + bias\[n\]), in one dispatch; with what out holds added, if it accumulates.
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree.
 pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'_>, out: &mut Tensor) -> Result<()> {
     const OP: &str = "matmul";
-    let Epilogue { bias, activation } = epilogue;
+    let Epilogue { bias, activation, accumulate } = epilogue;
     let (m, depth, n) = (a.rows(), a.columns(), b.columns());
     let fits = b.rows() == depth && out.rows() == m && out.columns() == n;
     ensure(OP, fits && bias.is_none_or(|bias| bias.shape() == [n]), || {
@@ -89,8 +86,8 @@ pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'
     ensure_f32(OP, &[a, out, bias.unwrap_or(a)])?;
     ensure_weight(OP, b)?;
     if pass.is_cpu() {
-        cpu::matmul(a, b, out)?;
-        return cpu::epilogue(OP, bias, activation, out);
+        return accumulated(pass, accumulate, out, |_, out| cpu::matmul(a, b, out))
+            .and_then(|()| cpu::epilogue(OP, bias, activation, out));
     }
     if !a.is_aligned() {
         let a = aligned(pass, a)?;
@@ -102,10 +99,11 @@ pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'
     }
     if let Some(unaligned) = bias.filter(|bias| !bias.is_aligned()) {
         let bias = Some(&aligned(pass, unaligned)?);
-        return matmul_with(pass, a, b, Epilogue { bias, activation }, out);
+        return matmul_with(pass, a, b, Epilogue { bias, ..epilogue }, out);
     }
     if !out.is_aligned() {
-        return through(pass, out, |pass, out| matmul_with(pass, a, b, epilogue, out));
+        let run = |pass: &mut Pass, out: &mut Tensor| matmul_with(pass, a, b, epilogue, out);
+        return if accumulate { in_place(pass, out, run) } else { through(pass, out, run) };
     }
     let (n_quads, broadcast) = (out.pitch() / 4, broadcasts(pass, m));
     for part in parts(depth) {
@@ -117,8 +115,8 @@ pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'
             w_pitch: row_quads(OP, b)?,
             n_quads: count(OP, n_quads)?,
         };
-        let accumulate = (part.start > 0).into();
-        let Epilogue { bias, activation } = if part.end == depth { epilogue } else { Epilogue::default() };
+        let accumulate = (accumulate || part.start > 0).into();
+        let Epilogue { bias, activation, .. } = if part.end == depth { epilogue } else { Epilogue::default() };
         let (with_bias, activation) = (bias.is_some().into(), mode(activation));
         pass.cost(flops(m, part.len(), n));
         pass.moves(bytes(&[a, b], bias, out.bytes()));
@@ -164,7 +162,7 @@ pub(crate) fn fits(binding_bytes: u64, (m, k, n): (usize, usize, usize)) -> bool
 }
 
 /// The number that the kernel has for an activation.
-fn mode(activation: Option<Activation>) -> u32 {
+pub(super) fn mode(activation: Option<Activation>) -> u32 {
     match activation {
         None => 0,
         Some(Activation::Relu) => 1,
@@ -217,7 +215,7 @@ fn transpose_b_of(pass: &mut Pass, a: &Matrices<'_>, b: &Matrices<'_>, scale: f3
 
 /// The dispatches of the kernel; w is the rows of a weight that make the columns of out from `column` on. Of a quantised one
 /// the elements are words, and only rows and their pitch are looked at.
-fn transpose_b(
+pub(super) fn transpose_b(
     pass: &mut Pass,
     x: &Matrices<'_>,
     (w, format): (&Matrices<'_>, Format),
@@ -253,8 +251,8 @@ fn transpose_b(
             column: count(OP, column)?,
             scale,
         };
-        let accumulate = (part.start > 0).into();
-        let Epilogue { bias, activation } = if part.end == depth { epilogue } else { Epilogue::default() };
+        let accumulate = (epilogue.accumulate || part.start > 0).into();
+        let Epilogue { bias, activation, .. } = if part.end == depth { epilogue } else { Epilogue::default() };
         let (with_bias, activation) = (bias.is_some().into(), mode(activation));
         pass.cost(flops(batches * m, part.len(), n));
         pass.moves(bytes(&[x.tensor(), w.tensor()], bias, out.bytes()));
@@ -270,122 +268,6 @@ fn transpose_b(
             use k::matmul_transpose_b::{Args, Modes, grid};
             let (knobs, modes) = (pass.knobs_for(out, format), Modes { accumulate, bias: with_bias, activation });
             pass.run(&Args { x, w, bias, out }, params, (knobs, modes), grid(&params, &knobs, batches))?;
-        }
-    }
-    Ok(())
-}
-
-/// out\[m,n\] = x\[m,k\] w\[n,k\]^T + bias\[n\]: a layer of a model. Few rows take [`matvec`], more take the kernels of
-/// [`matmul_transpose_b`]; a weight in chunks takes a dispatch per chunk.
-///
-/// # Errors
-/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree.
-pub fn linear(pass: &mut Pass, x: &Tensor, w: &Weight, bias: Option<&Tensor>, out: &mut Tensor) -> Result<()> {
-    linear_with(pass, x, w, Epilogue { bias, activation: None }, out)
-}
-
-/// [`linear`] with an activation of what it writes, in the same dispatches.
-///
-/// # Errors
-/// As [`linear`].
-pub fn linear_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'_>, out: &mut Tensor) -> Result<()> {
-    if x.rows() <= MATVEC_ROWS || pass.is_cpu() {
-        return matvec_with(pass, x, w, epilogue, out);
-    }
-    check_linear("linear", x, w, epilogue.bias, out)?;
-    if !x.is_aligned() {
-        let x = aligned(pass, x)?;
-        return linear_with(pass, &x, w, epilogue, out);
-    }
-    // Whatever its dimensions, x is rows here.
-    let rows = x.first_rows(x.rows())?;
-    for chunk in &w.chunks {
-        let rows_of_w = (&Matrices::from(&chunk.tensor), chunk.format);
-        transpose_b(pass, &Matrices::from(&rows), rows_of_w, epilogue, 1.0, chunk.first_row, out)?;
-    }
-    Ok(())
-}
-
-fn check_linear(op: &'static str, x: &Tensor, w: &Weight, bias: Option<&Tensor>, out: &Tensor) -> Result<()> {
-    let message = || {
-        let bias = bias.map(Tensor::shape);
-        let w = [w.rows(), w.columns()];
-        format!("x {:?}, w {w:?}, bias {bias:?} into {:?}", x.shape(), out.shape())
-    };
-    let fits = x.columns() == w.columns() && out.rows() == x.rows() && out.columns() == w.rows();
-    ensure(op, fits && bias.is_none_or(|bias| bias.shape() == [w.rows()]), message)?;
-    ensure_f32(op, &[x, out])?;
-    bias.map_or(Ok(()), |bias| ensure_f32(op, &[bias]))
-}
-
-/// The chunks of w, each with the columns of out it writes: the last one also writes the row's padding.
-fn chunk_columns<'a>(w: &'a Weight, out: &Tensor) -> Vec<(&'a Chunk, usize)> {
-    let pitch = out.pitch();
-    let columns = |chunk: &Chunk| {
-        let end = chunk.first_row + chunk.tensor.rows();
-        if end == w.rows() { pitch - chunk.first_row } else { chunk.tensor.rows() }
-    };
-    w.chunks.iter().map(|chunk| (chunk, columns(chunk))).collect()
-}
-
-/// out\[m,n\] = x\[m,k\] w\[n,k\]^T + bias\[n\] for m = 1..=8. The subgroup kernel where the adapter has subgroups, else the
-/// plain one.
-///
-/// # Errors
-/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree or m > 8.
-pub fn matvec(pass: &mut Pass, x: &Tensor, w: &Weight, bias: Option<&Tensor>, out: &mut Tensor) -> Result<()> {
-    matvec_with(pass, x, w, Epilogue { bias, activation: None }, out)
-}
-
-/// [`matvec`] with an activation of what it writes, in the same dispatches.
-///
-/// # Errors
-/// As [`matvec`].
-pub fn matvec_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'_>, out: &mut Tensor) -> Result<()> {
-    const OP: &str = "matvec";
-    let Epilogue { bias, activation } = epilogue;
-    check_linear(OP, x, w, bias, out)?;
-    if pass.is_cpu() {
-        cpu::linear(x, w, bias, out)?;
-        return cpu::epilogue(OP, None, activation, out);
-    }
-    let m = x.rows();
-    ensure(OP, m <= MATVEC_ROWS, || format!("{m} rows of x; at most {MATVEC_ROWS}"))?;
-    if m == 0 {
-        return Ok(());
-    }
-    if !x.is_aligned() {
-        let x = aligned(pass, x)?;
-        return matvec_with(pass, &x, w, epilogue, out);
-    }
-    let subgroups = pass.gpu().engine().is_some_and(|engine| engine.subgroups);
-    for (chunk, columns) in chunk_columns(w, out) {
-        let params = k::matvec::Params {
-            n: count(OP, chunk.tensor.rows())?,
-            quads: count(OP, x.columns().div_ceil(4))?,
-            x_pitch: row_quads(OP, x)?,
-            w_pitch: row_quads(OP, &chunk.tensor)?,
-            out_pitch: count(OP, out.pitch())?,
-            column: count(OP, chunk.first_row)?,
-            columns: count(OP, columns)?,
-        };
-        let (w, format, bias_or_any) = (&chunk.tensor, chunk.format, bias.unwrap_or(x));
-        pass.reads(format);
-        pass.cost(flops(m, x.columns(), w.rows()));
-        pass.moves(bytes(&[x, w], bias, (4 * m * columns) as u64));
-        if subgroups {
-            use k::matvec_subgroup::{Args, Modes, Params, grid};
-            let knobs = pass.knobs_for(out, format);
-            let modes = Modes { m: m as u32, bias: bias.is_some().into(), activation: mode(activation) };
-            let params: Params = bytemuck::cast(params);
-            let groups = grid(&params, &knobs);
-            pass.run(&Args { x, w, bias: bias_or_any, out }, params, (knobs, modes), groups)?;
-        } else {
-            use k::matvec::{Args, Modes, grid};
-            let knobs = pass.knobs_for(out, format);
-            let modes = Modes { m: m as u32, bias: bias.is_some().into(), activation: mode(activation) };
-            let groups = grid(&params, &knobs);
-            pass.run(&Args { x, w, bias: bias_or_any, out }, params, (knobs, modes), groups)?;
         }
     }
     Ok(())

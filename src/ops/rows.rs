@@ -229,25 +229,6 @@ pub fn argmax(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
     pass.run(&k::argmax::Args { x, out }, params, (knobs, Default::default()), k::argmax::grid(&params, &knobs))
 }
 
-/// The next step's rows: the token that [`argmax`] picked, one position on.
-///
-/// # Errors
-/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree.
-pub fn advance(pass: &mut Pass, picked: &Tensor, rows: &mut Tensor) -> Result<()> {
-    const OP: &str = "advance";
-    let m = rows.rows();
-    let fits = picked.rows() == m && picked.columns() == 2 && rows.columns() == 4;
-    let fits = fits && picked.dtype() == DType::U32 && rows.dtype() == DType::U32;
-    ensure(OP, fits, || format!("{picked:?} to {rows:?}"))?;
-    if pass.is_cpu() {
-        return cpu::advance(picked, rows);
-    }
-    let knobs = pass.knobs(rows);
-    let params = k::advance::Params { m: count(OP, m)?, picked_pitch: count(OP, picked.pitch())? };
-    let groups = k::advance::grid(&params, &knobs);
-    pass.run(&k::advance::Args { picked, rows }, params, (knobs, Default::default()), groups)
-}
-
 #[cfg(test)]
 mod tests {
     use super::{rope_frequencies, rope_table};

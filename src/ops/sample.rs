@@ -1,6 +1,6 @@
 //! Drawing the next token.
 
-use super::{argmax, count, ensure, ensure_f32};
+use super::{count, ensure, ensure_f32};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::kernel::kernels as k;
@@ -38,12 +38,19 @@ impl Sampler {
 
 /// out\[m,2\] (words) = for every row of the logits x\[m,n\]: a token drawn as `sampler` says, and how many logits are NaN or
 /// infinite; where any are, the token means nothing. The token of row r is for the position after that of row r of
-/// `rows`\[m,4\] (words, see [`Row`](crate::ops::Row)): the same seed, position, slot and logits draw the same token.
+/// `rows`\[m,4\] (words, see [`Row`](crate::ops::Row)): the same seed, position, slot and logits draw the same token. With
+/// `advance`, row r then has that token and that position: the rows of the next step, which so need not go through the host.
 ///
 /// # Errors
 /// [`Error::Shape`] if the dimensions disagree or n = 0; [`Error::BadOption`] for an impossible sampler, and for one that is
 /// not [`on_device`](Sampler::on_device) on a device.
-pub fn sample(pass: &mut Pass, x: &Tensor, rows: &Tensor, sampler: &Sampler, out: &mut Tensor) -> Result<()> {
+pub fn sample(
+    pass: &mut Pass,
+    x: &Tensor,
+    (rows, advance): (&mut Tensor, bool),
+    sampler: &Sampler,
+    out: &mut Tensor,
+) -> Result<()> {
     const OP: &str = "sample";
     let (m, n) = (x.rows(), x.columns());
     let fits = n > 0
@@ -53,11 +60,9 @@ pub fn sample(pass: &mut Pass, x: &Tensor, rows: &Tensor, sampler: &Sampler, out
     ensure_f32(OP, &[x])?;
     sampler.validate()?;
     let &Sampler { temperature, top_k, top_p, seed } = sampler;
-    if temperature == 0.0 {
-        return argmax(pass, x, out);
-    }
     if pass.is_cpu() {
-        return cpu::sample(x, rows, sampler, out);
+        cpu::sample(x, rows, sampler, out)?;
+        return if advance { cpu::advance(out, rows) } else { Ok(()) };
     }
     if !sampler.on_device() {
         let message =
@@ -77,8 +82,9 @@ pub fn sample(pass: &mut Pass, x: &Tensor, rows: &Tensor, sampler: &Sampler, out
         // exp(-87) is the last normal one.
         lowest: (-43.5 * f64::from(temperature)).max(f64::from(f32::MIN)) as f32,
     };
-    let modes = k::sample::Modes { top_k: u32::from(top_k > 0) };
+    let candidates = if temperature == 0.0 { 2 } else { u32::from(top_k > 0) };
+    let modes = k::sample::Modes { candidates, advance: advance.into() };
     let knobs = pass.knobs(out);
-    let args = k::sample::Args { rows, x, out };
+    let args = k::sample::Args { x, rows, out };
     pass.run(&args, params, (knobs, modes), k::sample::grid(&params, &knobs))
 }

@@ -11,6 +11,7 @@ mod batched;
 mod cast;
 mod elementwise;
 mod formats;
+mod layers;
 mod layout;
 mod norms;
 mod products;
@@ -64,6 +65,7 @@ pub fn cases() -> Vec<Case> {
     let mut table = Table::default();
     products::products(&mut table);
     batched::batched_products(&mut table);
+    layers::layers(&mut table);
     attention::attentions(&mut table);
     norms::norms(&mut table);
     elementwise::elementwise(&mut table);

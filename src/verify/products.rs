@@ -7,11 +7,11 @@
 
 use super::bounds;
 use super::inputs::{Fill, Inputs};
-use super::runner::{Bench, Stop, compare};
+use super::runner::{Bench, Guarded, Stop, compare};
 use super::stored::Stored;
 use crate::kernel::Format;
 use crate::reference::Activation;
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
 use crate::{ops, reference};
 
 /// One product. What an op does not have (a bias, batches, chunks) it ignores.
@@ -30,21 +30,47 @@ pub(crate) struct Product {
     /// One matrix b serves every batch.
     pub(crate) shared: bool,
     pub(crate) rows_per_chunk: Option<usize>,
+    /// Added to what is there.
+    pub(crate) accumulate: bool,
 }
 
 impl Product {
     pub(crate) fn new((m, k, n): (usize, usize, usize), format: Format, fill: Fill) -> Product {
         let (bias, activation, scale, batches, shared, rows_per_chunk) = (false, None, 1.0, 0, false, None);
-        Product { m, k, n, format, fill, bias, activation, scale, batches, shared, rows_per_chunk }
+        Product { m, k, n, format, fill, bias, activation, scale, batches, shared, rows_per_chunk, accumulate: false }
     }
 
     fn shape(&self) -> (usize, usize, usize) {
         (self.m, self.k, self.n)
     }
 
+    fn epilogue<'a>(&self, bias: Option<&'a Tensor>) -> ops::Epilogue<'a> {
+        ops::Epilogue { bias, activation: self.activation, accumulate: self.accumulate }
+    }
+
     /// A bias, or none.
     fn draw_bias(&self, inputs: &mut Inputs) -> Option<Vec<f32>> {
         self.bias.then(|| inputs.fill(self.fill, self.n, self.n))
+    }
+
+    /// What out holds before, and out: poison, unless it is added to.
+    fn draw_out(&self, bench: &Bench<'_>, inputs: &mut Inputs) -> Result<(Vec<f32>, Guarded), Stop> {
+        let shape = [self.m, self.n];
+        if !self.accumulate {
+            return Ok((vec![0.0; self.m * self.n], bench.output(&shape, DType::F32)?));
+        }
+        let before = inputs.fill(self.fill, self.m * self.n, self.n);
+        let out = bench.in_out(bytemuck::cast_slice(&before), &shape, DType::F32)?;
+        Ok((before, out))
+    }
+
+    /// Compares with the activation of z, the product and the bias; `magnitude` is |scale| |a| |b| + |bias|. What was there
+    /// before is one more summand of both.
+    fn check_added(&self, got: &[f32], z: &[f64], magnitude: &[f64], before: &[f32]) -> Result<f64, Stop> {
+        let plus = |to: &[f64], of: fn(f32) -> f32| -> Vec<f64> {
+            to.iter().zip(before).map(|(&v, &before)| v + f64::from(of(before))).collect()
+        };
+        self.check(got, &plus(z, |v| v), &plus(magnitude, f32::abs))
     }
 
     /// Compares with the activation of z, the product and the bias; `magnitude` is |scale| |a| |b| + |bias|.
@@ -93,13 +119,13 @@ pub(crate) fn matmul(bench: &mut Bench<'_>, case: &Product, mut inputs: Inputs) 
     let (b, x, w) = (&stored.values, bench.input(&a, &[m, k])?, bench.matrix(&stored, &[k, n])?);
     let bias = case.draw_bias(&mut inputs);
     let bias_tensor = bias.as_ref().map(|bias| bench.input(bias, &[n])).transpose()?;
-    let mut out = bench.output(&[m, n], DType::F32)?;
-    let epilogue = ops::Epilogue { bias: bias_tensor.as_ref(), activation: case.activation };
+    let (before, mut out) = case.draw_out(bench, &mut inputs)?;
+    let epilogue = case.epilogue(bias_tensor.as_ref());
     bench.run(|pass| ops::matmul_with(pass, &x, &w, epilogue, &mut out.tensor))?;
     let z = reference::epilogue(&reference::matmul(&a, b, case.shape()), bias.as_deref(), None, n);
     let magnitude = reference::matmul(&magnitudes(&a), &stored.magnitudes, case.shape());
     let magnitude = reference::epilogue(&magnitude, bias.as_deref().map(magnitudes).as_deref(), None, n);
-    case.check(&bench.read_f32(&out)?, &z, &magnitude)
+    case.check_added(&bench.read_f32(&out)?, &z, &magnitude, &before)
 }
 
 pub(crate) fn matmul_transpose_b(bench: &mut Bench<'_>, case: &Product, mut inputs: Inputs) -> Result<f64, Stop> {
@@ -149,11 +175,11 @@ fn layer(bench: &mut Bench<'_>, case: &Product, mut inputs: Inputs, op: Layer) -
     let x = bench.input(&a, &[m, k])?;
     let w = bench.weight(&stored, (n, k), case.rows_per_chunk)?;
     let bias_tensor = bias.as_ref().map(|bias| bench.input(bias, &[n])).transpose()?;
-    let mut out = bench.output(&[m, n], DType::F32)?;
-    let epilogue = ops::Epilogue { bias: bias_tensor.as_ref(), activation: case.activation };
+    let (before, mut out) = case.draw_out(bench, &mut inputs)?;
+    let epilogue = case.epilogue(bias_tensor.as_ref());
     bench.run(|pass| op(pass, &x, &w, epilogue, &mut out.tensor))?;
     let truth = reference::matvec(&a, &stored.values, bias.as_deref(), case.shape());
     let bias = bias.as_deref().map(magnitudes);
     let magnitude = reference::matvec(&magnitudes(&a), &stored.magnitudes, bias.as_deref(), case.shape());
-    case.check(&bench.read_f32(&out)?, &truth, &magnitude)
+    case.check_added(&bench.read_f32(&out)?, &truth, &magnitude, &before)
 }

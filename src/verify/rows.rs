@@ -1,4 +1,4 @@
-//! Cases of the ops on the rows of a batch: embed, gather, rope, norm_rope, argmax and advance.
+//! Cases of the ops on the rows of a batch: embed, gather, rope, norm_rope and argmax.
 //!
 //! They read indices, and an index out of range is clamped and answers with another row, in silence. So the ends of every
 //! table and chunk are among the ids, fields that an op has no business with hold numbers that would show, and results are
@@ -104,17 +104,43 @@ pub(crate) fn rope(bench: &mut Bench<'_>, case: &Turning, mut inputs: Inputs) ->
     let mut tensor = bench.in_out(bytemuck::cast_slice(&x), &[m, columns], DType::F32)?;
     bench.run(|pass| ops::rope(pass, &rows_tensor, &table_tensor, &mut tensor.tensor, &shape))?;
     let truth = reference::rope(&rows, &table, &x, columns, &shape);
+    let bounds = turned_bounds(&rows, &x, columns, (&table, &shape, None));
     compare(&bench.read_f32(&tensor)?, &truth, columns, |i| {
         // What is not rotated stays, and so does everything at position 0.
-        match case.pair(i, columns) {
-            Some((pair, partner)) if rows[i / columns].position > 0 => {
-                let angle = rows[i / columns].position as usize * rotary_dim + 2 * pair;
-                let magnitude = |x: f32, factor: f32| f64::from(x).abs() * f64::from(factor).abs();
-                bounds::rope(magnitude(x[i], table[angle]) + magnitude(x[partner], table[angle + 1]))
-            }
-            _ => 0.0,
-        }
+        let turned = pair(&shape, i, columns).is_some() && rows[i / columns].position > 0;
+        if turned { bounds[i] } else { 0.0 }
     })
+}
+
+/// How far every element of x may be off once its first heads are normed, if they are, and turned by the table.
+pub(super) fn turned_bounds(
+    rows: &[Row],
+    x: &[f32],
+    columns: usize,
+    (table, shape, norm): (&[f32], &Rope, Option<(&[f32], f32)>),
+) -> Vec<f64> {
+    let &Rope { heads, head_dim: d, rotary_dim, .. } = shape;
+    // The magnitude of an element before it is turned, and how far it may be off.
+    let normed = |i: usize| {
+        let (row, column) = (i / columns, i % columns);
+        let Some((weight, eps)) = norm.filter(|_| column < heads * d) else { return (f64::from(x[i]).abs(), 0.0) };
+        let head = &x[row * columns + column / d * d..][..d];
+        let squares: f64 = head.iter().map(|&v| f64::from(v).powi(2)).sum();
+        let scale = 1.0 / (squares / d as f64 + f64::from(eps)).sqrt();
+        let (weight, value) = (f64::from(weight[column]), f64::from(x[i]) * scale * f64::from(weight[column]));
+        (value.abs(), bounds::rms_norm(d, scale, weight, value))
+    };
+    let bound = |i: usize| match pair(shape, i, columns) {
+        None => normed(i).1,
+        Some((pair, partner)) => {
+            let angle = rows[i / columns].position as usize * rotary_dim + 2 * pair;
+            let (cos, sin) = (f64::from(table[angle]).abs(), f64::from(table[angle + 1]).abs());
+            let ((a, a_error), (b, b_error)) = (normed(i), normed(partner));
+            let error = cos * a_error + sin * b_error;
+            error + bounds::rope(cos * a + sin * b + error)
+        }
+    };
+    (0..x.len()).map(bound).collect()
 }
 
 impl Turning {
@@ -130,25 +156,25 @@ impl Turning {
         };
         (0..self.m).map(row).collect()
     }
-
-    /// The pair that element `i` belongs to, and the place of its partner; `None` where it is not rotated.
-    fn pair(&self, i: usize, columns: usize) -> Option<(usize, usize)> {
-        let Rope { heads, head_dim, rotary_dim, pairing } = self.shape;
-        let (column, half) = (i % columns, rotary_dim / 2);
-        let within = column % head_dim.max(1);
-        if column >= heads * head_dim || within >= rotary_dim {
-            return None;
-        }
-        Some(match pairing {
-            Pairing::Interleaved if within.is_multiple_of(2) => (within / 2, i + 1),
-            Pairing::Interleaved => (within / 2, i - 1),
-            Pairing::Halves if within < half => (within, i + half),
-            Pairing::Halves => (within - half, i - half),
-        })
-    }
 }
 
-fn turns(shape: &Rope, positions: usize, magnitude: f64) -> Vec<f32> {
+/// The pair that element `i` belongs to, and the place of its partner; `None` where it is not rotated.
+fn pair(shape: &Rope, i: usize, columns: usize) -> Option<(usize, usize)> {
+    let &Rope { heads, head_dim, rotary_dim, pairing } = shape;
+    let (column, half) = (i % columns, rotary_dim / 2);
+    let within = column % head_dim.max(1);
+    if column >= heads * head_dim || within >= rotary_dim {
+        return None;
+    }
+    Some(match pairing {
+        Pairing::Interleaved if within.is_multiple_of(2) => (within / 2, i + 1),
+        Pairing::Interleaved => (within / 2, i - 1),
+        Pairing::Halves if within < half => (within, i + half),
+        Pairing::Halves => (within - half, i - half),
+    })
+}
+
+pub(super) fn turns(shape: &Rope, positions: usize, magnitude: f64) -> Vec<f32> {
     ops::rope_table(positions, &ops::rope_frequencies(shape.rotary_dim, 10_000.0), magnitude)
 }
 
@@ -167,26 +193,8 @@ pub(crate) fn norm_rope(bench: &mut Bench<'_>, case: &Turning, eps: f32, mut inp
     bench
         .run(|pass| ops::norm_rope(pass, &rows_tensor, (&w_tensor, eps), &table_tensor, &mut tensor.tensor, &shape))?;
     let truth = reference::norm_rope(&rows, (&weight, eps), &table, &x, columns, &shape);
-    // An element before it is turned, and how far it may be off.
-    let normed = |i: usize| {
-        let (row, column) = (i / columns, i % columns);
-        let head = &x[row * columns + column / d * d..][..d];
-        let squares: f64 = head.iter().map(|&v| f64::from(v).powi(2)).sum();
-        let scale = 1.0 / (squares / d as f64 + f64::from(eps)).sqrt();
-        let (weight, value) = (f64::from(weight[column]), f64::from(x[i]) * scale * f64::from(weight[column]));
-        (value.abs(), bounds::rms_norm(d, scale, weight, value))
-    };
-    compare(&bench.read_f32(&tensor)?, &truth, columns, |i| match case.pair(i, columns) {
-        None if i % columns >= heads * d => 0.0,
-        None => normed(i).1,
-        Some((pair, partner)) => {
-            let angle = rows[i / columns].position as usize * rotary_dim + 2 * pair;
-            let (cos, sin) = (f64::from(table[angle]).abs(), f64::from(table[angle + 1]).abs());
-            let ((a, a_error), (b, b_error)) = (normed(i), normed(partner));
-            let error = cos * a_error + sin * b_error;
-            error + bounds::rope(cos * a + sin * b + error)
-        }
-    })
+    let bounds = turned_bounds(&rows, &x, columns, (&table, &shape, Some((&weight, eps))));
+    compare(&bench.read_f32(&tensor)?, &truth, columns, |i| if i % columns < heads * d { bounds[i] } else { 0.0 })
 }
 
 /// What is hidden in a row for argmax to find.
@@ -242,18 +250,4 @@ pub(crate) fn argmax(
         return compare_words("count", &got, &truth, 1);
     }
     compare_words("(id, count)", &got, &truth, 2)
-}
-
-/// How far positions have come.
-pub(crate) fn advance(bench: &mut Bench<'_>, m: usize, position: u32, mut inputs: Inputs) -> Result<f64, Stop> {
-    let mut word = |bound: usize| inputs.below(bound) as u32;
-    let mut rows: Vec<Row> = (0..m)
-        .map(|_| Row { token: word(50257), slot: word(64), position: position + word(1024), first: word(64) })
-        .collect();
-    let picked: Vec<[u32; 2]> = (0..m).map(|_| [word(50257), word(3)]).collect();
-    let picked_tensor = bench.input_u32(bytemuck::cast_slice(&picked), &[m, 2])?;
-    let mut rows_tensor = bench.in_out(bytemuck::cast_slice(&rows), &[m, 4], DType::U32)?;
-    bench.run(|pass| ops::advance(pass, &picked_tensor, &mut rows_tensor.tensor))?;
-    reference::advance(&picked, &mut rows);
-    compare_words("rows", &bench.read(&rows_tensor)?, bytemuck::cast_slice(&rows), 4)
 }

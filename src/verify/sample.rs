@@ -7,7 +7,7 @@
 
 use super::bounds;
 use super::inputs::Inputs;
-use super::runner::{Bench, Stop};
+use super::runner::{Bench, Stop, compare_words};
 use crate::error::Error;
 use crate::ops;
 use crate::reference::{self, Row, Sampler};
@@ -102,18 +102,28 @@ pub(crate) fn draw(bench: &mut Bench<'_>, case: &Draw, inputs: &mut Inputs) -> R
 fn on_either(bench: &mut Bench<'_>, x: &[f32], rows: &[Row], case: &Draw) -> Result<Vec<u32>, Stop> {
     let &Draw { m, n, ref sampler, .. } = case;
     let x_tensor = bench.input(x, &[m, n])?;
-    let rows_tensor = bench.input_u32(bytemuck::cast_slice(rows), &[m, 4])?;
+    let mut rows_tensor = bench.in_out(bytemuck::cast_slice(rows), &[m, 4], DType::U32)?;
     let mut out = bench.output(&[m, 2], DType::U32)?;
     let mut refused = false;
-    bench.run(|pass| match ops::sample(pass, &x_tensor, &rows_tensor, sampler, &mut out.tensor) {
-        Err(Error::BadOption { .. }) if !pass.is_cpu() && !sampler.on_device() => {
-            refused = true;
-            Ok(())
+    // By the length, so that every way of drawing meets both.
+    let advance = n % 2 == 1;
+    bench.run(|pass| {
+        match ops::sample(pass, &x_tensor, (&mut rows_tensor.tensor, advance), sampler, &mut out.tensor) {
+            Err(Error::BadOption { .. }) if !pass.is_cpu() && !sampler.on_device() => {
+                refused = true;
+                Ok(())
+            }
+            result => result,
         }
-        result => result,
     })?;
     if !refused {
-        return bench.read(&out);
+        let picked: Vec<u32> = bench.read(&out)?;
+        let mut after = rows.to_vec();
+        if advance {
+            reference::advance(bytemuck::cast_slice(&picked), &mut after);
+        }
+        compare_words("rows", &bench.read(&rows_tensor)?, bytemuck::cast_slice(&after), 4)?;
+        return Ok(picked);
     }
     let host = |(logits, row): (&[f32], &Row)| {
         let u = crate::cpu::uniform(sampler.seed, row.position + 1, row.slot);
@@ -319,9 +329,9 @@ mod tests {
                     let rows: Vec<Row> = (0..ROWS).map(row).collect();
                     let mut bench = Bench::new(&gpu, Layout::Padded, &Pass::submit);
                     let x = bench.input(&x, &[ROWS, n]).unwrap();
-                    let rows = bench.input_u32(bytemuck::cast_slice(&rows), &[ROWS, 4]).unwrap();
+                    let mut rows = bench.input_u32(bytemuck::cast_slice(&rows), &[ROWS, 4]).unwrap();
                     let mut out = bench.output(&[ROWS, 2], DType::U32).unwrap();
-                    bench.run(|pass| ops::sample(pass, &x, &rows, &sampler, &mut out.tensor)).unwrap();
+                    bench.run(|pass| ops::sample(pass, &x, (&mut rows, false), &sampler, &mut out.tensor)).unwrap();
                     bench.read::<u32>(&out).unwrap().iter().step_by(2).for_each(|&id| counts[id as usize] += 1);
                 }
                 let (ids, sums, _) = cumulative(&logits, &sampler);

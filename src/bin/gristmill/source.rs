@@ -38,7 +38,7 @@ impl KvArgs {
     pub(crate) fn options(&self, config: &Config, context: Option<usize>) -> SessionOptions {
         let default = SessionOptions::new(config);
         let kv = if self.kv == "f16" { KvType::F16 } else { KvType::F32 };
-        SessionOptions { context: context.unwrap_or(default.context), kv }
+        SessionOptions { context: context.unwrap_or(default.context), kv, ..default }
     }
 }
 

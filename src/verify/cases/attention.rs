@@ -4,13 +4,73 @@
 //! around the 64 positions that a kernel takes at a time, and ragged batches; masked and not in turn.
 
 use super::Table;
-use crate::verify::attention::{Attending, attention};
+use crate::reference::Pairing;
+use crate::verify::attention::{Attending, Decoding, attention};
 use crate::verify::inputs::Fill;
 
 /// A class, heads, key heads, head dimension, causal, and the sequences.
 type AttentionRow = (&'static str, usize, usize, usize, bool, Vec<(usize, usize)>);
 
 pub(super) fn attentions(table: &mut Table) {
+    any_rows(table);
+    decoding(table);
+}
+
+/// One new row of each sequence: heads that the kernel for it takes and heads that it does not, positions around the ends of
+/// its tiles and parts, more parts than positions, and everything that may be done to queries and keys first.
+fn decoding(table: &mut Table) {
+    let halves = Some(Pairing::Halves);
+    let neighbours = Some(Pairing::Interleaved);
+    // A class, (heads, key heads, D), prefixes, parts, pairing, whether heads are normed.
+    let rows: [(&'static str, [usize; 3], Vec<usize>, Option<usize>, Option<Pairing>, bool); 22] = [
+        ("one position", [2, 2, 8], vec![0], None, None, false),
+        ("one position", [2, 1, 16], vec![0], Some(3), halves, false),
+        ("GPT-2", [12, 12, 64], vec![113], None, None, false),
+        ("GPT-2", [12, 12, 64], vec![260, 0, 63], Some(4), None, false),
+        ("Llama", [32, 8, 64], vec![70], Some(2), neighbours, false),
+        ("Llama", [8, 2, 128], vec![300], Some(5), halves, false),
+        ("Qwen", [14, 2, 64], vec![65, 12], None, halves, false),
+        ("Qwen", [16, 8, 128], vec![129], Some(2), halves, true),
+        ("ragged", [4, 2, 24], vec![0, 1, 62, 63, 64, 65, 127], None, halves, false),
+        ("ragged", [4, 2, 24], vec![0, 1, 62, 63, 64, 65, 127], Some(2), neighbours, true),
+        ("ragged", [6, 2, 16], vec![5, 400, 31], Some(7), None, false),
+        ("grouped heads", [5, 1, 8], vec![33], None, halves, false),
+        ("grouped heads", [16, 1, 8], vec![66], Some(2), halves, false),
+        ("grouped heads", [22, 2, 8], vec![9], Some(2), neighbours, true),
+        ("head size", [2, 1, 80], vec![66], Some(3), halves, true),
+        ("head size", [2, 1, 256], vec![66], Some(2), neighbours, false),
+        ("head size", [2, 2, 200], vec![3], None, halves, true),
+        ("head size", [2, 1, 12], vec![20], Some(2), halves, true),
+        ("head size", [3, 1, 300], vec![20], None, neighbours, false),
+        ("head size", [2, 1, 10], vec![20, 7], Some(2), None, false),
+        ("long prefix", [2, 1, 64], vec![1000], Some(8), halves, false),
+        ("long prefix", [4, 1, 32], vec![1000, 3], None, neighbours, false),
+    ];
+    for half in [false, true] {
+        for (i, (class, [heads, kv_heads, head_dim], prefixes, parts, pairing, norm)) in rows.iter().enumerate() {
+            // Half of a head and a pair, at times: the rest of it stays.
+            let rotary = if i % 3 == 1 { head_dim / 4 * 2 } else { head_dim / 2 * 2 };
+            let fill = if i % 5 == 4 { Fill::Outliers } else { Fill::Uniform };
+            let decode = Decoding { parts: *parts, turn: pairing.map(|pairing| (rotary, pairing)), norm: *norm };
+            let sequences: Vec<(usize, usize)> = prefixes.iter().map(|&prefix| (prefix, 1)).collect();
+            let positions: usize = prefixes.iter().map(|prefix| prefix * prefix).sum();
+            let mut detail = format!("h={heads},g={kv_heads},d={head_dim} {prefixes:?} {fill:?}").to_lowercase();
+            detail += &parts.map_or(String::new(), |parts| format!(" parts={parts}"));
+            detail += &decode.turn.map_or(String::new(), |turn| format!(" {turn:?}").to_lowercase());
+            detail += if *norm { " normed" } else { "" };
+            let (heads, kv_heads, head_dim) = (*heads, *kv_heads, *head_dim);
+            let (causal, decode) = (true, Some(decode));
+            let case = Attending { heads, kv_heads, head_dim, causal, half, sequences, fill, decode };
+            let (dtype, detail) = if half { ("f16", format!("{detail} halves")) } else { ("f32", detail) };
+            let work = positions * heads * head_dim;
+            table.typed(("attention_decode", dtype, class), &detail, work, move |bench, inputs| {
+                attention(bench, &case, inputs)
+            });
+        }
+    }
+}
+
+fn any_rows(table: &mut Table) {
     let mut rows: Vec<AttentionRow> = vec![
         ("no rows", 2, 2, 8, true, vec![]),
         ("one position", 1, 1, 1, true, vec![(0, 1)]),
@@ -56,7 +116,7 @@ fn attention_row(table: &mut Table, i: usize, row: &AttentionRow, half: bool) {
     let detail = format!("h={heads},g={kv_heads},d={head_dim} {kind} {}", written.join(","));
     let detail = format!("{detail} {}", format!("{fill:?}").to_lowercase());
     let positions: usize = sequences.iter().map(|(prefix, rows)| (prefix + rows) * (prefix + rows)).sum();
-    let case = Attending { heads, kv_heads, head_dim, causal, half, sequences, fill };
+    let case = Attending { heads, kv_heads, head_dim, causal, half, sequences, fill, decode: None };
     let (dtype, detail) = if half { ("f16", format!("{detail} halves")) } else { ("f32", detail) };
     table.typed(("attention", dtype, class), &detail, positions * heads * head_dim, move |bench, inputs| {
         attention(bench, &case, inputs)

@@ -47,13 +47,14 @@ type RunProduct = fn(&mut Bench<'_>, &Product, Inputs) -> Result<f64, Stop>;
 
 /// One product, named by all that it is.
 pub(super) fn product(table: &mut Table, op: &'static str, class: &'static str, case: Product, run: RunProduct) {
-    let Product { m, k, n, format, fill, bias, activation, scale, batches, shared, rows_per_chunk } = case;
+    let Product { m, k, n, format, fill, bias, activation, scale, batches, shared, rows_per_chunk, accumulate } = case;
     let mut detail = format!("m={m},k={k},n={n} {} {}", format.name(), format!("{fill:?}").to_lowercase());
     for (said, word) in [
         (bias, " bias".to_owned()),
         (scale != 1.0, format!(" scale={scale}")),
         (batches > 0, format!(" batch={batches}")),
         (shared, " shared".to_owned()),
+        (accumulate, " accumulate".to_owned()),
     ] {
         detail += if said { &word } else { "" };
     }
@@ -102,6 +103,23 @@ fn matmuls(table: &mut Table) {
     let shapes = [(1, 1, 1), (5, 7, 9), (33, 17, 65), (65, 64, 3), (70, 130, 129), (9, 768, 34), (6, 0, 5), (0, 4, 4)];
     epilogues(table, "matmul", matmul, &shapes, None);
     epilogues(table, "matmul", matmul, &[(2, 16_400, 5)], None);
+    accumulating(
+        table,
+        "matmul",
+        matmul,
+        &[(1, 1, 1), (5, 7, 9), (33, 17, 66), (3, 16_400, 5), (6, 0, 5), (65, 64, 3)],
+    );
+}
+
+/// Added to what is there: with bias and activation, with one of them, with neither; over parts of a depth as well.
+fn accumulating(table: &mut Table, op: &'static str, run: RunProduct, shapes: &[(usize, usize, usize)]) {
+    for (i, &shape) in shapes.iter().enumerate() {
+        for (j, fill) in [Fill::Integers, Fill::Uniform, Fill::Outliers].into_iter().enumerate() {
+            let activation = (i % 3 == 2).then_some(Activation::Silu);
+            let base = Product::new(shape, FLOATS[(i + j) % 2], fill);
+            product(table, op, "added", Product { bias: i % 2 == 0, activation, accumulate: true, ..base }, run);
+        }
+    }
 }
 
 /// Bias and activation, together and, at every other shape, alone. Of a product over one or no element the activation sees
@@ -158,6 +176,12 @@ fn transposed(table: &mut Table) {
 fn linears(table: &mut Table) {
     epilogues(table, "linear", linear, &[(9, 1, 3), (33, 17, 65), (66, 64, 5), (12, 0, 6), (9, 16_400, 5)], None);
     epilogues(table, "linear", linear, &[(10, 20, 17)], Some(8));
+    accumulating(
+        table,
+        "linear",
+        linear,
+        &[(9, 1, 3), (33, 17, 65), (66, 64, 5), (9, 16_400, 5), (12, 0, 6), (4, 40, 33)],
+    );
     let shapes: Vec<_> = odd_shapes().filter(|(m, _, _)| *m > 3).collect();
     common(table, "linear", linear, &shapes, true);
     // Chunks of 4, 8 and 64 rows, the last of them short.
@@ -185,6 +209,12 @@ fn linears(table: &mut Table) {
 fn matvecs(table: &mut Table) {
     epilogues(table, "matvec", matvec, &[(1, 1, 1), (3, 33, 7), (1, 64, 66), (3, 0, 5)], None);
     epilogues(table, "matvec", matvec, &[(1, 20, 9)], Some(4));
+    accumulating(
+        table,
+        "matvec",
+        matvec,
+        &[(1, 1, 1), (3, 33, 7), (1, 64, 66), (8, 129, 70), (3, 0, 5), (1, 768, 768)],
+    );
     // Every number of rows, at every odd k and n.
     let shapes: Vec<_> = odd_shapes().enumerate().map(|(i, (_, k, n))| (i % 8 + 1, k, n)).collect();
     common(table, "matvec", matvec, &shapes, true);

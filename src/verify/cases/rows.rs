@@ -6,14 +6,13 @@
 use super::Table;
 use crate::kernel::Format;
 use crate::reference::{Pairing, Rope};
-use crate::verify::rows::{Gather, Hidden, Turning, advance, argmax, embed, gather, norm_rope, rope};
+use crate::verify::rows::{Gather, Hidden, Turning, argmax, embed, gather, norm_rope, rope};
 
 pub(super) fn rows(table: &mut Table) {
     embeds(table);
     gathers(table);
     ropes(table);
     argmaxes(table);
-    advances(table);
 }
 
 fn embeds(table: &mut Table) {
@@ -136,25 +135,5 @@ fn argmaxes(table: &mut Table) {
     for (class, (m, n), hidden) in rows {
         let detail = format!("m={m},n={n} {}", format!("{hidden:?}").to_lowercase());
         table.row(("argmax", class), &detail, m * n, move |bench, inputs| argmax(bench, (m, n), hidden, inputs));
-    }
-}
-
-fn advances(table: &mut Table) {
-    let rows = [
-        ("no rows", 0, 0),
-        ("one row", 1, 0),
-        ("few rows", 3, 7),
-        ("rows", 33, 0),
-        ("below a workgroup", 63, 5),
-        ("a workgroup", 64, 0),
-        ("past a workgroup", 65, 0),
-        ("workgroups", 257, 1),
-        ("far positions", 9, 131_072),
-        ("many rows", 5000, 0),
-        ("folded grid", 65_535 * 64 + 70, 0),
-    ];
-    for (class, m, position) in rows {
-        let detail = format!("m={m} position={position}");
-        table.row(("advance", class), &detail, 4 * m, move |bench, inputs| advance(bench, m, position, inputs));
     }
 }

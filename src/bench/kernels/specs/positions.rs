@@ -14,8 +14,6 @@ use crate::{ops, reference};
 
 /// Positions of a table of embeddings: GPT-2's.
 const POSITIONS: usize = 1024;
-/// Ids that are drawn come from as many as GPT-2 has.
-const VOCAB: usize = 50_257;
 const LOGITS: &[Key] = &[("m", REQUIRED), ("n", REQUIRED)];
 const HEADS: &[Key] = &[("m", REQUIRED), ("heads", Absent::Is("32")), ("d", Absent::Is("128"))];
 const TABLE: &[Key] = &[("m", REQUIRED), ("k", REQUIRED), ("n", REQUIRED)];
@@ -47,42 +45,66 @@ pub(super) const ATTENTION: Recipe = Recipe {
         &["m=1,position=127", "m=1,position=511", "m=1,position=2047", "m=128,position=127", "m=512,position=511"],
     )],
     make: |text, format| {
-        /// Positions that a cache has at least.
-        const CONTEXT: usize = 2049;
-        let [m, heads, kv_heads, d] = [text.size("m")?, text.size("heads")?, text.size("kv_heads")?, text.size("d")?];
-        let position = text.count("position")?;
+        let [m, position] = [text.size("m")?, text.count("position")?];
         if m > position + 1 {
             return Err(text.wrong("m", &format!("at most {}, which end at position {position}", position + 1)));
         }
-        if !heads.is_multiple_of(kv_heads) {
-            return Err(text.wrong("kv_heads", &format!("a divisor of {heads}, the heads")));
-        }
-        if format == Format::F16 && !d.is_multiple_of(2) {
-            return Err(text.wrong("d", "even, since two halves share a word"));
-        }
-        let shape = Attention {
-            heads,
-            kv_heads,
-            head_dim: d,
-            context: CONTEXT.max(position + 1),
-            scale: 1.0 / (d as f32).sqrt(),
-            causal: true,
-        };
-        let first = position + 1 - m;
-        let seen = times([m, first + position + 2]) / 2.0;
-        let (width, kv_width) = (times([heads, d]), times([kv_heads, d]));
-        let kept = if format == Format::F16 { 2.0 } else { 4.0 };
-        Ok(Made {
-            flops: 4.0 * seen * width,
-            // Each key and value is needed once, whoever asks for it.
-            bytes: 2.0 * kept * (position + 1) as f64 * kv_width + 4.0 * m as f64 * (2.0 * width + 2.0 * kv_width),
-            elements: 2.0 * shape.context as f64 * kv_width + m as f64 * (2.0 * width + 2.0 * kv_width),
-            spec: Box::new(move || attention(m, first, shape, format)),
-        })
+        attending(text, format, (m, position), None)
     },
 };
 
-fn attention(m: usize, first: usize, shape: Attention, format: Format) -> Spec {
+/// One row at `position`, over positions in `parts`.
+pub(super) const ATTENTION_DECODE: Recipe = Recipe {
+    op: "attention_decode",
+    kernels: &["attention_decode", "attention_merge"],
+    keys: &[
+        ("position", REQUIRED),
+        ("heads", Absent::Is("12")),
+        ("d", Absent::Is("64")),
+        ("kv_heads", Absent::Same("heads")),
+        ("parts", Absent::Is("1")),
+    ],
+    formats: F32_F16,
+    shapes: &[(F32, &["position=127", "position=511", "position=2047", "position=2047,heads=32,kv_heads=8,parts=8"])],
+    make: |text, format| {
+        let (position, parts) = (text.count("position")?, text.size("parts")?);
+        attending(text, format, (1, position), Some(parts))
+    },
+};
+
+/// `m` rows that end at `position`; of decoding, the parts.
+fn attending(text: &Shape, format: Format, (m, position): (usize, usize), parts: Option<usize>) -> Result<Made> {
+    /// Positions that a cache has at least.
+    const CONTEXT: usize = 2049;
+    let [heads, kv_heads, d] = [text.size("heads")?, text.size("kv_heads")?, text.size("d")?];
+    if !heads.is_multiple_of(kv_heads) {
+        return Err(text.wrong("kv_heads", &format!("a divisor of {heads}, the heads")));
+    }
+    if format == Format::F16 && !d.is_multiple_of(2) {
+        return Err(text.wrong("d", "even, since two halves share a word"));
+    }
+    let shape = Attention {
+        heads,
+        kv_heads,
+        head_dim: d,
+        context: CONTEXT.max(position + 1),
+        scale: 1.0 / (d as f32).sqrt(),
+        causal: true,
+    };
+    let first = position + 1 - m;
+    let seen = times([m, first + position + 2]) / 2.0;
+    let (width, kv_width) = (times([heads, d]), times([kv_heads, d]));
+    let kept = if format == Format::F16 { 2.0 } else { 4.0 };
+    Ok(Made {
+        flops: 4.0 * seen * width,
+        // Each key and value is needed once, whoever asks for it.
+        bytes: 2.0 * kept * (position + 1) as f64 * kv_width + 4.0 * m as f64 * (2.0 * width + 2.0 * kv_width),
+        elements: 2.0 * shape.context as f64 * kv_width + m as f64 * (2.0 * width + 2.0 * kv_width),
+        spec: Box::new(move || attention((m, first), shape, format, parts)),
+    })
+}
+
+fn attention((m, first): (usize, usize), shape: Attention, format: Format, parts: Option<usize>) -> Spec {
     let Attention { heads, kv_heads, head_dim: d, context, .. } = shape;
     let (width, kv_width, all) = (heads * d, kv_heads * d, (heads + 2 * kv_heads) * d);
     let rows = sequence(m, first);
@@ -131,7 +153,13 @@ fn attention(m: usize, first: usize, shape: Attention, format: Format) -> Spec {
         in_place: None,
         call: Box::new(move |pass, set| {
             let [rows, qkv, keys, values, out] = tensors(&mut set.t)?;
-            ops::attention(pass, rows, qkv, (keys, values), &shape, out)
+            match parts {
+                None => ops::attention(pass, rows, qkv, (keys, values), &shape, out),
+                Some(_) => {
+                    let decode = ops::Decode { attention: shape, turn: None, parts };
+                    ops::attention_decode(pass, rows, qkv, (keys, values), &decode, out)
+                }
+            }
         }),
         expected,
     }
@@ -314,42 +342,6 @@ fn gather((m, k, n): (usize, usize, usize), format: Format) -> Spec {
     }
 }
 
-pub(super) const ADVANCE: Recipe = Recipe {
-    op: "advance",
-    kernels: &["advance"],
-    keys: &[("m", REQUIRED)],
-    formats: F32,
-    shapes: &[(F32, &["m=64"])],
-    make: |text, _| {
-        let m = text.size("m")?;
-        Ok(Made {
-            flops: 0.0,
-            bytes: 4.0 * times([2 + 2 * 4, m]),
-            elements: times([2 + 4, m]),
-            spec: Box::new(move || {
-                let (mut inputs, rows) = (Inputs::new("advance"), sequence(m, 7));
-                let picked: Vec<[u32; 2]> = (0..m).map(|_| [inputs.below(VOCAB) as u32, 0]).collect();
-                let expected = by_rows((m, 4), |at| {
-                    let mut rows = pick(&rows, at, 1);
-                    reference::advance(&pick(&picked, at, 1), &mut rows);
-                    exact(bytemuck::cast_slice::<Position, u32>(&rows).iter().copied())
-                });
-                Spec {
-                    tensors: vec![words(&rows), (Host::Words(picked.concat()), vec![m, 2])],
-                    weight: None,
-                    out: 0,
-                    in_place: Some(0),
-                    call: Box::new(|pass, set| {
-                        let [rows, picked] = tensors(&mut set.t)?;
-                        ops::advance(pass, picked, rows)
-                    }),
-                    expected,
-                }
-            }),
-        })
-    },
-};
-
 pub(super) const ARGMAX: Recipe = Recipe {
     op: "argmax",
     kernels: &["argmax"],
@@ -430,7 +422,7 @@ fn sample((m, n): (usize, usize), sampler: Sampler) -> Spec {
         in_place: None,
         call: Box::new(move |pass, set| {
             let [x, rows, out] = tensors(&mut set.t)?;
-            ops::sample(pass, x, rows, &sampler, out)
+            ops::sample(pass, x, (rows, false), &sampler, out)
         }),
         expected,
     }
