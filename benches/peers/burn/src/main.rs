@@ -45,7 +45,11 @@ impl Asked {
                 "--adapter" => asked.adapter = Some(value()?),
                 "--record" => asked.record = Some(value()?),
                 "--json" => asked.json = true,
-                _ => return Err(format!("`{word}` is no option; there are --repetitions, --only, --adapter, --json, --record")),
+                _ => {
+                    return Err(format!(
+                        "`{word}` is no option; there are --repetitions, --only, --adapter, --json, --record"
+                    ));
+                }
             }
         }
         if asked.repetitions < 7 {
@@ -57,7 +61,8 @@ impl Asked {
 
 /// The version of a package in this package's lock file.
 fn version(package: &str) -> String {
-    let found = LOCK.split(&format!("name = \"{package}\"\nversion = \"")).nth(1).and_then(|rest| rest.split('"').next());
+    let found =
+        LOCK.split(&format!("name = \"{package}\"\nversion = \"")).nth(1).and_then(|rest| rest.split('"').next());
     found.unwrap_or("unknown").to_owned()
 }
 
@@ -70,7 +75,8 @@ fn compare(work: &mut Work, repetitions: usize) -> Result<PeerRow> {
     }
     let worst = ours.iter().zip(&theirs).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
     // A difference that is no number is no agreement.
-    let agree = ours.len() == theirs.len() && ours.iter().chain(&theirs).all(|v| v.is_finite()) && worst <= work.tolerance;
+    let agree =
+        ours.len() == theirs.len() && ours.iter().chain(&theirs).all(|v| v.is_finite()) && worst <= work.tolerance;
     if !agree {
         let lengths = (ours.len(), theirs.len());
         return Err(format!("{}: the engines differ by {worst}, {lengths:?} elements", work.name).into());
@@ -78,14 +84,10 @@ fn compare(work: &mut Work, repetitions: usize) -> Result<PeerRow> {
     eprintln!("{}: the engines agree within {worst:.1e}", work.name);
     let (mut our_samples, mut their_samples) = (Vec::new(), Vec::new());
     for i in 0..repetitions {
-        let mut our_turn = || -> Result<()> { Ok(our_samples.push(work.amount / work.ours.run()?.0)) };
-        let mut their_turn = || -> Result<()> { Ok(their_samples.push(work.amount / work.theirs.run()?.0)) };
-        if i % 2 == 0 {
-            our_turn()?;
-            their_turn()?;
-        } else {
-            their_turn()?;
-            our_turn()?;
+        for ours_now in [i % 2 == 0, i % 2 != 0] {
+            let (side, samples) =
+                if ours_now { (&mut work.ours, &mut our_samples) } else { (&mut work.theirs, &mut their_samples) };
+            samples.push(work.amount / side.run()?.0);
         }
     }
     let of = |samples: &[f64]| Estimate::of(samples).ok_or("no samples");
@@ -140,7 +142,7 @@ fn run(asked: &Asked) -> Result<()> {
     let commit = environment.commit.as_deref().unwrap_or("unknown");
     let head = format!(
         "{}, {}{}\n{}, {}\ngristmill {ours} ({commit}), burn {theirs} (cubecl-wgpu {}, wgpu {}), {} repetitions in turns\n\
-         $ {}\nRates of {}: read and written, where they are bytes; ratio: burn's time over gristmill's\n",
+         $ {}\nMedians; bytes are those read and written; ratio: burn's time over gristmill's, of pairs\n",
         adapter.name,
         adapter.driver,
         if adapter.software { " (software: computes on the processor)" } else { "" },
@@ -150,7 +152,6 @@ fn run(asked: &Asked) -> Result<()> {
         version("wgpu"),
         asked.repetitions,
         environment.command,
-        "medians",
     );
     let mut lines = String::new();
     for (row, _) in &rows {
@@ -160,10 +161,15 @@ fn run(asked: &Asked) -> Result<()> {
         let day = environment.date.split('T').next().unwrap_or_default();
         let folder = std::path::Path::new(dir).join(environment.folder());
         std::fs::create_dir_all(&folder)?;
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(folder.join(format!("{day}.jsonl")))?;
+        let mut file =
+            std::fs::OpenOptions::new().create(true).append(true).open(folder.join(format!("{day}.jsonl")))?;
         file.write_all(lines.as_bytes())?;
     }
-    if asked.json { print!("{lines}") } else { print!("{head}\n{}", table(&rows)) }
+    if asked.json {
+        print!("{lines}")
+    } else {
+        print!("{head}\n{}", table(&rows))
+    }
     Ok(())
 }
 
