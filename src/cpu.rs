@@ -33,7 +33,7 @@ pub(crate) use layout::transpose;
 pub(crate) use norms::{add_layer_norm, add_rms_norm, layer_norm, log_softmax, rms_norm, softmax};
 pub(crate) use products::{linear, matmul, product_of_slices};
 pub(crate) use reduce::{dot, reduce};
-pub(crate) use rows::{advance, argmax, embed, gather, norm_rope, rope};
+pub(crate) use rows::{argmax, embed, gather, norm_rope, rope};
 pub(crate) use sample::{pick, sample, uniform};
 
 /// Ops that are computed by their own twin, so that comparing the two says nothing. `tests/house.rs` keeps the list true.
@@ -110,7 +110,7 @@ fn lock<'a, const N: usize>(
 }
 
 /// Refuses a tensor that is written and is another one too, for ops that lock more than once: the last `outs` are written.
-fn check_apart(op: &'static str, tensors: &[(&'static str, &Tensor)], outs: usize) -> Result<()> {
+pub(crate) fn check_apart(op: &'static str, tensors: &[(&'static str, &Tensor)], outs: usize) -> Result<()> {
     for (i, (second, out)) in tensors.iter().enumerate().skip(tensors.len() - outs) {
         for (first, other) in tensors.iter().take(i) {
             if Arc::ptr_eq(words(other, op)?, words(out, op)?) {

@@ -155,14 +155,3 @@ fn argmax_of(x: &[f32]) -> [u32; 2] {
     let at = x.iter().skip(first).position(|v| *v == largest).map_or(0, |at| first + at);
     [at as u32, faults]
 }
-
-pub(crate) fn advance(picked: &Tensor, rows: &Tensor) -> Result<()> {
-    let mut locked = lock("advance", [("picked", picked)], ("rows", rows))?;
-    let ([picked], rows) = locked.parts();
-    let (rows, picked) = (bytemuck::cast_slice_mut::<u32, Row>(rows), picked.as_chunks::<2>().0);
-    for (row, [token, _]) in rows.iter_mut().zip(picked) {
-        row.token = *token;
-        row.position = row.position.wrapping_add(1);
-    }
-    Ok(())
-}

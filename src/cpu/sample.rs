@@ -2,15 +2,34 @@
 
 use rayon::prelude::*;
 
-use super::{floats, lock};
+use super::{argmax, check_apart, floats, lock};
 use crate::error::Result;
 use crate::reference::{Row, Sampler};
 use crate::tensor::Tensor;
 
-pub(crate) fn sample(x: &Tensor, rows: &Tensor, sampler: &Sampler, out: &Tensor) -> Result<()> {
+pub(crate) fn sample(x: &Tensor, (rows, advance): (&Tensor, bool), sampler: &Sampler, out: &Tensor) -> Result<()> {
+    check_apart("sample", &[("x", x), ("rows", rows), ("out", out)], 2)?;
     if sampler.temperature == 0.0 {
-        return super::argmax(x, out);
+        argmax(x, out)?;
+    } else {
+        draw(x, rows, sampler, out)?;
     }
+    if advance { advance_rows(out, rows) } else { Ok(()) }
+}
+
+/// The rows of the next step: what was picked, one position on.
+fn advance_rows(picked: &Tensor, rows: &Tensor) -> Result<()> {
+    let mut locked = lock("sample", [("out", picked)], ("rows", rows))?;
+    let ([picked], rows) = locked.parts();
+    let (rows, picked) = (bytemuck::cast_slice_mut::<u32, Row>(rows), picked.as_chunks::<2>().0);
+    for (row, [token, _]) in rows.iter_mut().zip(picked) {
+        row.token = *token;
+        row.position = row.position.wrapping_add(1);
+    }
+    Ok(())
+}
+
+fn draw(x: &Tensor, rows: &Tensor, sampler: &Sampler, out: &Tensor) -> Result<()> {
     let mut locked = lock("sample", [("x", x), ("rows", rows)], ("out", out))?;
     let ([logits, rows], out) = locked.parts();
     let rows: &[Row] = bytemuck::cast_slice(rows);

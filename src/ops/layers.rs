@@ -78,7 +78,7 @@ pub fn linear_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'
     if x.rows() <= MATVEC_ROWS || pass.is_cpu() {
         return matvec_with(pass, x, w, epilogue, out);
     }
-    check_linear("linear", x, w, epilogue.bias, out)?;
+    check_linear("linear", x, w, (epilogue.bias, 1), out)?;
     if !x.is_aligned() {
         let x = aligned(pass, x)?;
         return linear_with(pass, &x, w, epilogue, out);
@@ -108,10 +108,20 @@ pub fn norm_linear(
     out: &mut Tensor,
 ) -> Result<()> {
     const OP: &str = "norm_linear";
+    check_linear(OP, x, w, (epilogue.bias, 1 + usize::from(gated)), out)?;
     let plain = epilogue.activation.is_none() && !epilogue.accumulate;
     ensure(OP, !gated || plain, || format!("{epilogue:?} of a gated layer"))?;
     let vectors = || [norm.map(|norm| norm.weight), norm.and_then(|norm| norm.bias)].into_iter().flatten();
     ensure(OP, vectors().all(|t| t.shape() == [x.columns()]), || format!("x {:?}, {norm:?}", x.shape()))?;
+    vectors().try_for_each(|t| ensure_f32(OP, &[t]))?;
+    if let Some(Norm { weight, bias, .. }) = norm {
+        // Where there are several dispatches, none of them sees all of these.
+        let operands = [("x", x), ("norm.weight", weight), ("norm.bias", bias.unwrap_or(weight)), ("out", out)];
+        match pass.is_cpu() {
+            true => cpu::check_apart(OP, &operands, 1)?,
+            false => pass.check_apart(OP, operands.get(..3).unwrap_or_default(), ("out", out))?,
+        }
+    }
     let whole = x.rows() <= MATVEC_ROWS && !pass.is_cpu() && (!gated || w.chunks.len() == 1);
     if whole && x.is_aligned() && vectors().all(Tensor::is_aligned) {
         return products(pass, x, w, &Around { norm, gated, ..Around::from(epilogue) }, out);
@@ -129,13 +139,21 @@ pub fn norm_linear(
     swiglu(pass, &both, out)
 }
 
-fn check_linear(op: &'static str, x: &Tensor, w: &Weight, bias: Option<&Tensor>, out: &Tensor) -> Result<()> {
+/// `parts` rows of w make one column of out.
+fn check_linear(
+    op: &'static str,
+    x: &Tensor,
+    w: &Weight,
+    (bias, parts): (Option<&Tensor>, usize),
+    out: &Tensor,
+) -> Result<()> {
     let message = || {
         let bias = bias.map(Tensor::shape);
         let w = [w.rows(), w.columns()];
         format!("x {:?}, w {w:?}, bias {bias:?} into {:?}", x.shape(), out.shape())
     };
-    let fits = x.columns() == w.columns() && out.rows() == x.rows() && out.columns() == w.rows();
+    let columns = out.columns().checked_mul(parts);
+    let fits = x.columns() == w.columns() && out.rows() == x.rows() && columns == Some(w.rows());
     ensure(op, fits && bias.is_none_or(|bias| bias.shape() == [w.rows()]), message)?;
     ensure_f32(op, &[x, out])?;
     bias.map_or(Ok(()), |bias| ensure_f32(op, &[bias]))
@@ -157,7 +175,7 @@ pub fn matvec(pass: &mut Pass, x: &Tensor, w: &Weight, bias: Option<&Tensor>, ou
 pub fn matvec_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'_>, out: &mut Tensor) -> Result<()> {
     const OP: &str = "matvec";
     let Epilogue { bias, activation, accumulate } = epilogue;
-    check_linear(OP, x, w, bias, out)?;
+    check_linear(OP, x, w, (bias, 1), out)?;
     if pass.is_cpu() {
         let added = bias.filter(|_| !accumulate);
         accumulated(pass, accumulate, out, |_, out| cpu::linear(x, w, added, out))?;
@@ -195,9 +213,6 @@ fn products(pass: &mut Pass, x: &Tensor, w: &Weight, around: &Around<'_>, out: &
         return Ok(());
     }
     let parts = 1 + usize::from(gated);
-    ensure(OP, out.rows() == m && Some(w.rows()) == out.columns().checked_mul(parts), || {
-        format!("{} gated rows of w into {:?}", w.rows(), out.shape())
-    })?;
     let subgroups = pass.gpu().engine().is_some_and(|engine| engine.subgroups);
     let activation = if gated { Some(Activation::Silu) } else { activation };
     for (chunk, columns) in chunk_columns(w, parts, out) {

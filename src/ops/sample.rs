@@ -61,8 +61,7 @@ pub fn sample(
     sampler.validate()?;
     let &Sampler { temperature, top_k, top_p, seed } = sampler;
     if pass.is_cpu() {
-        cpu::sample(x, rows, sampler, out)?;
-        return if advance { cpu::advance(out, rows) } else { Ok(()) };
+        return cpu::sample(x, (rows, advance), sampler, out);
     }
     if !sampler.on_device() {
         let message =
