@@ -29,6 +29,11 @@ var<immediate> p: Params;
 
 var<workgroup> partial: array<f32, WG>;
 
+/// Four elements that lie WG apart: a lane's neighbours are its workgroup's.
+fn four(at: u32) -> vec4f {
+    return vec4f(x[at], x[at + WG], x[at + 2u * WG], x[at + 3u * WG]);
+}
+
 /// The sum of `value` over the workgroup, in every invocation.
 fn workgroup_sum(lane: u32, value: f32) -> f32 {
     workgroupBarrier();
@@ -54,22 +59,41 @@ fn layer_norm(
         return;
     }
     let begin = (p.row0 + row) * p.x_pitch;
-    var sum = 0.0;
-    for (var i = lane; i < p.n; i += WG) {
-        sum += x[begin + i];
+    // Fours first, for a round of a loop costs as much as what is done in it; then what is left.
+    let whole = p.n - p.n % (4u * WG);
+    var sums = vec4f();
+    for (var i = lane; i < whole; i += 4u * WG) {
+        sums += four(begin + i);
     }
-    let mean = workgroup_sum(lane, sum) / f32(p.n);
-    var squares = 0.0;
-    for (var i = lane; i < p.n; i += WG) {
-        let centred = x[begin + i] - mean;
+    for (var i = whole + lane; i < p.n; i += WG) {
+        sums.x += x[begin + i];
+    }
+    let mean = workgroup_sum(lane, dot(sums, vec4f(1.0))) / f32(p.n);
+    var squares = vec4f();
+    for (var i = lane; i < whole; i += 4u * WG) {
+        let centred = four(begin + i) - mean;
         squares += centred * centred;
     }
-    let scale = inverseSqrt(workgroup_sum(lane, squares) / f32(p.n) + p.eps);
-    for (var i = lane; i < p.out_pitch; i += WG) {
+    for (var i = whole + lane; i < p.n; i += WG) {
+        let centred = x[begin + i] - mean;
+        squares.x += centred * centred;
+    }
+    let scale = inverseSqrt(workgroup_sum(lane, dot(squares, vec4f(1.0))) / f32(p.n) + p.eps);
+    let to = row * p.out_pitch;
+    for (var i = lane; i < whole; i += 4u * WG) {
+        let weights = vec4f(weight[i], weight[i + WG], weight[i + 2u * WG], weight[i + 3u * WG]);
+        let biases = vec4f(bias[i], bias[i + WG], bias[i + 2u * WG], bias[i + 3u * WG]);
+        let value = (four(begin + i) - mean) * scale * weights + biases;
+        out[to + i] = value.x;
+        out[to + i + WG] = value.y;
+        out[to + i + 2u * WG] = value.z;
+        out[to + i + 3u * WG] = value.w;
+    }
+    for (var i = whole + lane; i < p.out_pitch; i += WG) {
         var value = 0.0;
         if i < p.n {
             value = (x[begin + i] - mean) * scale * weight[i] + bias[i];
         }
-        out[row * p.out_pitch + i] = value;
+        out[to + i] = value;
     }
 }

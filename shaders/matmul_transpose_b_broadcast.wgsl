@@ -4,13 +4,15 @@
 //! The matrices of x and w lie anywhere in their buffers, as long as every row starts at a multiple of 16 bytes.
 //! For adapters that compute on the processor. What all lanes of a subgroup read at one address is one load there, and what they
 //! read at several is one for each lane, in workgroup memory as well: so a workgroup reads rows of x that are the same for all
-//! of its lanes, and each lane has columns of its own, of which it reads a quad of w for eight rows of x.
-//! Every sum has a name: an array of them would be indexed in memory, for their loops are not unrolled.
+//! of its lanes, and each lane has columns of its own. Loads are what takes the time, so a lane's tile is large, 16 rows of 8
+//! columns: 96 numbers are read for 512 products, and that sums spill from registers costs less. A larger one compiles longer,
+//! the more so where numbers are unpacked.
+//! Sums have names: an array of them would be indexed in memory, for loops are not unrolled.
 //! A dispatch computes all batches, outer times inner of them.
-//! grid: ceil(min(4 * ceil(n / 4), out_pitch - column) / BN), ceil(m / 8), batches
+//! grid: ceil(min(4 * ceil(n / 4), out_pitch - column) / BN), ceil(m / 16), batches
 
-/// Columns of out per workgroup, four per invocation. Tune: 32u, 64u, 128u
-const BN = 32u;
+/// Columns of out per workgroup, 8 per invocation. Tune: 64u, 128u
+const BN = 64u;
 /// Adds to what is in out: a later part of the depth. Mode: 0u, 1u
 const ACCUMULATE = 0u;
 /// Adds the bias. Mode: 0u, 1u
@@ -19,8 +21,8 @@ const BIAS = 0u;
 const ACTIVATION = 0u;
 
 /// Rows of out per workgroup.
-const BM = 8u;
-const WG = BN / 4u;
+const BM = 16u;
+const WG = BN / 8u;
 
 struct Params {
     /// Rows of x and out, per batch.
@@ -93,28 +95,82 @@ fn activation(v: f32) -> f32 {
     return v;
 }
 
-/// Writes four neighbours of a row of out, which begins at `start`.
-fn write(start: u32, column0: u32, sums: vec4f) {
-    // The last chunk of w writes the zeros up to the pitch too; the others are multiples of 4.
-    let columns = min((p.n + 3u) / 4u * 4u, p.out_pitch - p.column);
-    for (var j = 0u; j < 4u; j++) {
-        let column = column0 + j;
-        if column < columns {
-            let at = start + column;
-            var sum = 0.0;
-            if column < p.n {
-                sum = p.scale * sums[j];
-                if ACCUMULATE == 1u {
-                    sum += out[at];
+/// Eight columns of four rows of out.
+struct Four {
+    a: mat2x4f,
+    b: mat2x4f,
+    c: mat2x4f,
+    d: mat2x4f,
+}
+
+/// Four neighbours of each of eight rows of w.
+struct Eight {
+    a: mat4x4f,
+    b: mat4x4f,
+}
+
+/// Where four rows of x begin. What lies beyond the last row is computed from it, and not written.
+fn starts(x_start: u32, row: u32) -> vec4u {
+    return x_start + min(row + vec4u(0u, 1u, 2u, 3u), vec4u(p.m - 1u)) * p.x_pitch;
+}
+
+/// Four neighbours of each of four rows of w, which make four columns of out.
+fn rows4(column: u32, at: u32) -> mat4x4f {
+    let rows = min(column + vec4u(0u, 1u, 2u, 3u), vec4u(p.n - 1u));
+    return mat4x4f(weight4(rows.x, at), weight4(rows.y, at), weight4(rows.z, at), weight4(rows.w, at));
+}
+
+/// Four neighbours of a row of x times those of eight rows of w: a row times a matrix is its products with the columns.
+fn product(v: vec4f, w: Eight) -> mat2x4f {
+    return mat2x4f(v * w.a, v * w.b);
+}
+
+/// Adds the products of a quad of four rows of x.
+fn add(sums: Four, at: vec4u, w: Eight) -> Four {
+    return Four(
+        sums.a + product(x[at.x], w),
+        sums.b + product(x[at.y], w),
+        sums.c + product(x[at.z], w),
+        sums.d + product(x[at.w], w),
+    );
+}
+
+/// Columns of out that this dispatch writes. The last chunk of w writes the zeros up to the pitch too; the others are multiples
+/// of 4.
+fn columns() -> u32 {
+    return min((p.n + 3u) / 4u * 4u, p.out_pitch - p.column);
+}
+
+/// Writes a row of sums; `batch` is where its matrix begins.
+fn write_row(batch: u32, row: u32, column0: u32, sums: mat2x4f) {
+    for (var j = 0u; j < 2u; j++) {
+        let column1 = column0 + 4u * WG * j;
+        let four = sums[j];
+        for (var i = 0u; i < 4u; i++) {
+            let column = column1 + i;
+            if row < p.m && column < columns() {
+                let at = batch + row * p.out_pitch + column;
+                var sum = 0.0;
+                if column < p.n {
+                    sum = p.scale * four[i];
+                    if ACCUMULATE == 1u {
+                        sum += out[at];
+                    }
+                    if BIAS == 1u {
+                        sum += bias[p.column + column];
+                    }
                 }
-                if BIAS == 1u {
-                    sum += bias[p.column + column];
-                }
-                sum = activation(sum);
+                out[at] = sum;
             }
-            out[at] = sum;
         }
     }
+}
+
+fn write(batch: u32, row: u32, column0: u32, sums: Four) {
+    write_row(batch, row, column0, sums.a);
+    write_row(batch, row + 1u, column0, sums.b);
+    write_row(batch, row + 2u, column0, sums.c);
+    write_row(batch, row + 3u, column0, sums.d);
 }
 
 @compute @workgroup_size(WG)
@@ -123,48 +179,42 @@ fn matmul_transpose_b_broadcast(@builtin(workgroup_id) tile: vec3u, @builtin(loc
     let column0 = tile.x * BN + 4u * lane;
     let outer = tile.z / p.inner;
     let inner = tile.z % p.inner;
-    let x_start = p.x_offset + outer * p.x_outer + inner * p.x_inner + row0 * p.x_pitch;
+    let x_start = p.x_offset + outer * p.x_outer + inner * p.x_inner;
     let w_start = p.w_offset + outer / (p.repeats >> 16u) * p.w_outer + inner / (p.repeats & 0xffffu) * p.w_inner;
-    // What lies beyond the last row and the last column is computed from them, and not written.
-    let rows = p.m - row0;
-    let x1 = x_start + min(1u, rows - 1u) * p.x_pitch;
-    let x2 = x_start + min(2u, rows - 1u) * p.x_pitch;
-    let x3 = x_start + min(3u, rows - 1u) * p.x_pitch;
-    let x4 = x_start + min(4u, rows - 1u) * p.x_pitch;
-    let x5 = x_start + min(5u, rows - 1u) * p.x_pitch;
-    let x6 = x_start + min(6u, rows - 1u) * p.x_pitch;
-    let x7 = x_start + min(7u, rows - 1u) * p.x_pitch;
-    let w0 = min(column0, p.n - 1u);
-    let w1 = min(column0 + 1u, p.n - 1u);
-    let w2 = min(column0 + 2u, p.n - 1u);
-    let w3 = min(column0 + 3u, p.n - 1u);
-    var sums0 = vec4f();
-    var sums1 = vec4f();
-    var sums2 = vec4f();
-    var sums3 = vec4f();
-    var sums4 = vec4f();
-    var sums5 = vec4f();
-    var sums6 = vec4f();
-    var sums7 = vec4f();
+    let x0 = starts(x_start, row0);
+    let x1 = starts(x_start, row0 + 4u);
+    let x2 = starts(x_start, row0 + 8u);
+    let x3 = starts(x_start, row0 + 12u);
+    var sums0 = Four();
+    var sums1 = Four();
+    var sums2 = Four();
+    var sums3 = Four();
 
     for (var quad = 0u; quad < p.quads; quad++) {
         let at = w_start + quad;
-        // A row times this matrix is its products with four rows of w.
-        let ws = mat4x4f(weight4(w0, at), weight4(w1, at), weight4(w2, at), weight4(w3, at));
-        sums0 += x[x_start + quad] * ws;
-        sums1 += x[x1 + quad] * ws;
-        sums2 += x[x2 + quad] * ws;
-        sums3 += x[x3 + quad] * ws;
-        sums4 += x[x4 + quad] * ws;
-        sums5 += x[x5 + quad] * ws;
-        sums6 += x[x6 + quad] * ws;
-        sums7 += x[x7 + quad] * ws;
+        let ws = Eight(rows4(column0, at), rows4(column0 + 4u * WG, at));
+        sums0 = add(sums0, x0 + quad, ws);
+        sums1 = add(sums1, x1 + quad, ws);
+        sums2 = add(sums2, x2 + quad, ws);
+        sums3 = add(sums3, x3 + quad, ws);
     }
 
-    let sums = array<vec4f, BM>(sums0, sums1, sums2, sums3, sums4, sums5, sums6, sums7);
-    let start = (tile.z * p.m + row0) * p.out_pitch + p.column;
-    for (var i = 0u; i < min(BM, rows); i++) {
-        write(start + i * p.out_pitch, column0, sums[i]);
+    let batch = tile.z * p.m * p.out_pitch + p.column;
+    write(batch, row0, column0, sums0);
+    write(batch, row0 + 4u, column0, sums1);
+    write(batch, row0 + 8u, column0, sums2);
+    write(batch, row0 + 12u, column0, sums3);
+    // A lane's own elements once more, so that the code of an activation is there once and not for every row. All are 0 at 0.
+    if ACTIVATION != 0u {
+        for (var i = 0u; i < min(BM, p.m - row0); i++) {
+            for (var j = 0u; j < 8u; j++) {
+                let column = column0 + 4u * WG * (j / 4u) + j % 4u;
+                if column < columns() {
+                    let at = batch + (row0 + i) * p.out_pitch + column;
+                    out[at] = activation(out[at]);
+                }
+            }
+        }
     }
 }
 

@@ -21,6 +21,19 @@ var<immediate> p: Params;
 
 var<workgroup> partial: array<f32, WG>;
 
+/// Four elements that lie WG apart: a lane's neighbours are its workgroup's.
+fn four(at: u32) -> vec4f {
+    return vec4f(x[at], x[at + WG], x[at + 2u * WG], x[at + 3u * WG]);
+}
+
+/// What is written, from the difference to the highest.
+fn normal(centred: vec4f, sum: f32, log_sum: f32) -> vec4f {
+    if LOG == 1u {
+        return centred - log_sum;
+    }
+    return exp(centred) / sum;
+}
+
 @compute @workgroup_size(WG)
 fn softmax(
     @builtin(workgroup_id) group: vec3u,
@@ -32,10 +45,16 @@ fn softmax(
         return;
     }
     let begin = row * p.pitch;
-    var highest = -3.4028234e38;
-    for (var i = lane; i < p.n; i += WG) {
-        highest = max(highest, x[begin + i]);
+    var highest4 = vec4f(-3.4028234e38);
+    // Fours first, for a round of a loop costs as much as what is done in it; then what is left.
+    let whole = p.n - p.n % (4u * WG);
+    for (var i = lane; i < whole; i += 4u * WG) {
+        highest4 = max(highest4, four(begin + i));
     }
+    for (var i = whole + lane; i < p.n; i += WG) {
+        highest4.x = max(highest4.x, x[begin + i]);
+    }
+    var highest = max(max(highest4.x, highest4.y), max(highest4.z, highest4.w));
     partial[lane] = highest;
     for (var reach = WG / 2u; reach > 0u; reach /= 2u) {
         workgroupBarrier();
@@ -47,14 +66,14 @@ fn softmax(
     highest = partial[0];
     workgroupBarrier();
 
-    var sum = 0.0;
-    for (var i = lane; i < p.n; i += WG) {
-        let value = exp(x[begin + i] - highest);
-        if LOG == 0u {
-            x[begin + i] = value;
-        }
-        sum += value;
+    var sum4 = vec4f();
+    for (var i = lane; i < whole; i += 4u * WG) {
+        sum4 += exp(four(begin + i) - highest);
     }
+    for (var i = whole + lane; i < p.n; i += WG) {
+        sum4.x += exp(x[begin + i] - highest);
+    }
+    var sum = dot(sum4, vec4f(1.0));
     partial[lane] = sum;
     for (var reach = WG / 2u; reach > 0u; reach /= 2u) {
         workgroupBarrier();
@@ -65,11 +84,14 @@ fn softmax(
     workgroupBarrier();
     sum = partial[0];
     let log_sum = log(sum);
-    for (var i = lane; i < p.n; i += WG) {
-        if LOG == 1u {
-            x[begin + i] = x[begin + i] - highest - log_sum;
-        } else {
-            x[begin + i] /= sum;
-        }
+    for (var i = begin + lane; i < begin + whole; i += 4u * WG) {
+        let value = normal(four(i) - highest, sum, log_sum);
+        x[i] = value.x;
+        x[i + WG] = value.y;
+        x[i + 2u * WG] = value.z;
+        x[i + 3u * WG] = value.w;
+    }
+    for (var i = begin + whole + lane; i < begin + p.n; i += WG) {
+        x[i] = normal(vec4f(x[i] - highest), sum, log_sum).x;
     }
 }

@@ -177,9 +177,10 @@ pub(crate) fn copy(source: &Tensor, target: &Tensor) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn bytes(words: &Words, tensor: &Tensor) -> Vec<u8> {
+/// The words of a tensor.
+pub(crate) fn copied(words: &Words, tensor: &Tensor) -> Vec<u32> {
     let guard = words.read().unwrap_or_else(PoisonError::into_inner);
-    bytemuck::cast_slice(guard.get(..tensor.words()).unwrap_or_default()).to_vec()
+    guard.get(..tensor.words()).unwrap_or_default().to_vec()
 }
 
 #[cfg(test)]

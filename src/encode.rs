@@ -216,7 +216,8 @@ pub(crate) fn submit_timed(
         return Err(Error::TooLarge { what, needed: count as u64, limit: MAX_TIMESTAMPS as u64 });
     }
     let seconds_per_tick = engine.seconds_per_tick;
-    let (times, promise) = AsyncGpuResult::new(move |bytes: Vec<u8>| {
+    let (times, promise) = AsyncGpuResult::new(move |words: Vec<u32>| {
+        let bytes: &[u8] = bytemuck::cast_slice(&words);
         let ticks: Vec<u64> = bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned).take(count).collect();
         pass_times(&ticks, seconds_per_tick, if clock == Clock::Each { &dispatches } else { &[] })
     });

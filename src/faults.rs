@@ -152,7 +152,7 @@ impl Seam for FaultySeam {
         }
     }
 
-    fn take_mapped(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>> {
+    fn take_mapped(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u32>> {
         self.script.taken.fetch_add(1, Ordering::SeqCst);
         assert!(!self.script.take_panics.swap(false, Ordering::SeqCst), "an injected panic");
         self.inner.take_mapped(buffer, bytes)

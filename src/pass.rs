@@ -338,17 +338,17 @@ impl Pass {
     /// [`Error::ForeignBuffer`] for a tensor of another device.
     pub fn read<T: bytemuck::Pod + Send>(&mut self, tensor: &Tensor) -> Result<AsyncGpuResult<Vec<T>>> {
         let (shape, pitch) = ((tensor.rows(), tensor.columns()), tensor.pitch());
-        self.read_with(tensor, size_of::<T>(), move |bytes: Vec<u8>| unpitch(&bytes, shape, pitch))
+        self.read_with(tensor, size_of::<T>(), move |words| unpitch(words, shape, pitch))
     }
 
     /// [`Pass::read`] of a tensor of f32 into memory that is there already. `into` has as many elements as the tensor.
     pub(crate) fn read_into(&mut self, tensor: &Tensor, mut into: Vec<f32>) -> Result<AsyncGpuResult<Vec<f32>>> {
         let (columns, pitch) = (tensor.columns(), tensor.pitch());
-        self.read_with(tensor, size_of::<f32>(), move |bytes: Vec<u8>| {
-            let rows = into.chunks_mut(columns.max(1)).zip(bytes.chunks(4 * pitch.max(1)));
-            for (row, bytes) in rows {
-                let row: &mut [u8] = bytemuck::cast_slice_mut(row);
-                row.copy_from_slice(bytes.get(..row.len()).unwrap_or_default());
+        self.read_with(tensor, size_of::<f32>(), move |words: Vec<u32>| {
+            let rows = into.chunks_mut(columns.max(1)).zip(words.chunks(pitch.max(1)));
+            for (row, words) in rows {
+                let row: &mut [u32] = bytemuck::cast_slice_mut(row);
+                row.copy_from_slice(words.get(..row.len()).unwrap_or_default());
             }
             into
         })
@@ -359,7 +359,7 @@ impl Pass {
         &mut self,
         tensor: &Tensor,
         size: usize,
-        convert: impl FnOnce(Vec<u8>) -> T + Send + 'static,
+        convert: impl FnOnce(Vec<u32>) -> T + Send + 'static,
     ) -> Result<AsyncGpuResult<T>> {
         let bytes = tensor.dtype().bytes();
         if size != bytes {
@@ -373,7 +373,7 @@ impl Pass {
         let (result, promise) = AsyncGpuResult::new(convert);
         let result = result.driven_by(self.gpu.driver());
         match &tensor.storage {
-            Storage::Host(words) => promise.complete(Ok(crate::cpu::bytes(words, tensor))),
+            Storage::Host(words) => promise.complete(Ok(crate::cpu::copied(words, tensor))),
             Storage::Device(_) if tensor.bytes() == 0 => promise.complete(Ok(Vec::new())),
             Storage::Device(_) => self.reads.push((tensor.clone(), promise)),
         }

@@ -46,7 +46,7 @@ pub struct AsyncGpuResult<T> {
     shared: Arc<Shared>,
     /// Where no thread polls.
     driver: Option<Driver>,
-    convert: Option<Box<dyn FnOnce(Vec<u8>) -> T + Send>>,
+    convert: Option<Box<dyn FnOnce(Vec<u32>) -> T + Send>>,
 }
 
 impl<T> std::fmt::Debug for AsyncGpuResult<T> {
@@ -63,13 +63,13 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    outcome: Option<Result<Vec<u8>>>,
+    outcome: Option<Result<Vec<u32>>>,
     waker: Option<Waker>,
 }
 
 impl<T> AsyncGpuResult<T> {
-    /// A result and the promise that will complete it with bytes for `convert`.
-    pub(crate) fn new(convert: impl FnOnce(Vec<u8>) -> T + Send + 'static) -> (Self, Promise) {
+    /// A result and the promise that will complete it with words for `convert`.
+    pub(crate) fn new(convert: impl FnOnce(Vec<u32>) -> T + Send + 'static) -> (Self, Promise) {
         let shared = Arc::new(Shared::default());
         let promise = Promise { shared: Arc::clone(&shared), completed: false };
         (AsyncGpuResult { shared, driver: None, convert: Some(Box::new(convert)) }, promise)
@@ -101,7 +101,7 @@ impl<T> AsyncGpuResult<T> {
         self.finish(outcome)
     }
 
-    fn finish(&mut self, outcome: Result<Vec<u8>>) -> Option<Result<T>> {
+    fn finish(&mut self, outcome: Result<Vec<u32>>) -> Option<Result<T>> {
         let convert = self.convert.take()?;
         Some(outcome.map(convert))
     }
@@ -173,13 +173,13 @@ pub(crate) struct Promise {
 }
 
 impl Promise {
-    pub(crate) fn complete(self, outcome: Result<Vec<u8>>) {
+    pub(crate) fn complete(self, outcome: Result<Vec<u32>>) {
         wake(self.fulfil(outcome));
     }
 
     /// [`Promise::complete`] without waking the task, which is returned: for those who hold a lock.
     #[must_use]
-    pub(crate) fn fulfil(mut self, outcome: Result<Vec<u8>>) -> Option<Waker> {
+    pub(crate) fn fulfil(mut self, outcome: Result<Vec<u32>>) -> Option<Waker> {
         self.set(outcome);
         self.waker()
     }
@@ -189,7 +189,7 @@ impl Promise {
         Arc::strong_count(&self.shared) == 1
     }
 
-    fn set(&mut self, outcome: Result<Vec<u8>>) {
+    fn set(&mut self, outcome: Result<Vec<u32>>) {
         self.completed = true;
         lock(&self.shared.state).outcome = Some(outcome);
         self.shared.ready.notify_all();

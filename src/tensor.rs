@@ -255,9 +255,11 @@ impl Tensor {
     }
 }
 
-/// Drops the padding of pitched rows, and what follows the last element in its word. `bytes` holds whole elements.
-pub(crate) fn unpitch<T: bytemuck::Pod>(bytes: &[u8], (rows, columns): (usize, usize), pitch: usize) -> Vec<T> {
-    let mut all: Vec<T> = bytemuck::pod_collect_to_vec(bytes);
+/// Drops the padding of pitched rows, and what follows the last element in its word. `words` hold whole elements.
+pub(crate) fn unpitch<T: bytemuck::Pod>(words: Vec<u32>, (rows, columns): (usize, usize), pitch: usize) -> Vec<T> {
+    // What is as large and as aligned as a word is not copied.
+    let cast = bytemuck::try_cast_vec(words);
+    let mut all: Vec<T> = cast.unwrap_or_else(|(_, words)| bytemuck::pod_collect_to_vec(&words));
     all.truncate(rows * pitch);
     if columns == pitch || columns == 0 {
         return all;

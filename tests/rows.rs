@@ -37,7 +37,7 @@ fn odd_shapes(kernel: &Kernel) -> Vec<(&'static str, Format)> {
     let floats = |shape| [Format::F32, Format::F16].map(|format| (shape, format)).to_vec();
     let all = |shape| Format::ALL.map(|format| (shape, format)).to_vec();
     match kernel.name {
-        "matmul" => floats("n=70,m=67,k=37"),
+        "matmul" | "matmul_broadcast" => floats("n=70,m=67,k=37"),
         "matmul_transpose_b" | "matmul_transpose_b_broadcast" => {
             [all("m=67,k=512,n=70"), floats("m=9,k=37,n=5")].concat()
         }
@@ -73,15 +73,15 @@ fn reached(gpu: &GpuCompute, kernel: &Kernel, subgroups: bool) -> bool {
     match kernel.name {
         "matvec" => !subgroups,
         "matvec_subgroup" => subgroups,
-        "matmul_transpose_b" => !broadcast,
-        "matmul_transpose_b_broadcast" => broadcast,
+        "matmul" | "matmul_transpose_b" => !broadcast,
+        "matmul_broadcast" | "matmul_transpose_b_broadcast" => broadcast,
         _ => true,
     }
 }
 
 /// Once more without subgroups only where that may be another kernel.
 fn again(kernel: &Kernel) -> bool {
-    matches!(kernel.name, "matvec" | "matmul_transpose_b")
+    matches!(kernel.name, "matvec" | "matmul" | "matmul_transpose_b")
 }
 
 #[test]

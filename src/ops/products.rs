@@ -10,7 +10,7 @@ use super::matrices::{Matrices, aligned_copy, has_shape};
 use super::{accumulated, aligned, count, ensure, ensure_f32, flops, in_place, row_quads, through};
 use crate::cpu;
 use crate::error::Result;
-use crate::kernel::{Format, MAX_GROUPS, kernels as k};
+use crate::kernel::{Format, Kernel, MAX_GROUPS, kernels as k};
 use crate::pass::Pass;
 use crate::reference::{Activation, Gelu};
 use crate::tensor::{DType, Tensor, device_bytes};
@@ -105,8 +105,8 @@ pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'
         let run = |pass: &mut Pass, out: &mut Tensor| matmul_with(pass, a, b, epilogue, out);
         return if accumulate { in_place(pass, out, run) } else { through(pass, out, run) };
     }
-    let knobs = pass.knobs_for(out, b.dtype().format());
-    let n_quads = out.pitch() / 4;
+    let (n_quads, broadcast) =
+        (out.pitch() / 4, broadcasts(pass, &k::matmul_broadcast::KERNEL, (out, m), b.dtype().format()));
     for part in parts(depth) {
         let params = k::matmul::Params {
             m: count(OP, m)?,
@@ -118,14 +118,29 @@ pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'
         };
         let accumulate = (accumulate || part.start > 0).into();
         let Epilogue { bias, activation, .. } = if part.end == depth { epilogue } else { Epilogue::default() };
-        let modes = k::matmul::Modes { accumulate, bias: bias.is_some().into(), activation: mode(activation) };
+        let (with_bias, activation) = (bias.is_some().into(), mode(activation));
         pass.cost(flops(m, part.len(), n));
         pass.moves(bytes(&[a, b], bias, out.bytes()));
-        pass.reads(b.dtype().format());
-        let args = k::matmul::Args { x: a, w: b, bias: bias.unwrap_or(a), out };
-        pass.run(&args, params, (knobs, modes), k::matmul::grid(&params, &knobs))?;
+        let format = b.dtype().format();
+        pass.reads(format);
+        let (x, w, bias) = (a, b, bias.unwrap_or(a));
+        if broadcast {
+            use k::matmul_broadcast::{Args, Modes, Params, grid};
+            let (knobs, params): (_, Params) = (pass.knobs_for(out, format), bytemuck::cast(params));
+            let modes = Modes { accumulate, bias: with_bias, activation };
+            pass.run(&Args { x, w, bias, out }, params, (knobs, modes), grid(&params, &knobs))?;
+        } else {
+            use k::matmul::{Args, Modes, grid};
+            let (knobs, modes) = (pass.knobs_for(out, format), Modes { accumulate, bias: with_bias, activation });
+            pass.run(&Args { x, w, bias, out }, params, (knobs, modes), grid(&params, &knobs))?;
+        }
     }
     Ok(())
+}
+
+/// Whether a kernel for processors multiplies m rows: where the tuning chooses it, and its grid holds them.
+fn broadcasts(pass: &Pass, kernel: &Kernel, (out, m): (&Tensor, usize), format: Format) -> bool {
+    pass.picks(kernel, false, out, format) && m.div_ceil(16) as u64 <= MAX_GROUPS
 }
 
 /// Elements of out\[m,n\] that [`matmul`] computes on a device, as a float: whole tiles, beyond the edges too.
@@ -215,8 +230,7 @@ pub(super) fn transpose_b(
     let repeats = |of: usize, to: usize| count(OP, of / to.max(1)).map(|repeats| repeats & 0xffff);
     let quads = |elements: usize| count(OP, elements / 4);
     let ([x_outer, x_inner, x_pitch], [w_outer_stride, w_inner_stride, w_pitch]) = (x.strides(), w.strides());
-    let broadcast = pass.picks(&k::matmul_transpose_b_broadcast::KERNEL, false, out, format);
-    let broadcast = broadcast && m.div_ceil(8) as u64 <= MAX_GROUPS;
+    let broadcast = broadcasts(pass, &k::matmul_transpose_b_broadcast::KERNEL, (out, m), format);
     for part in parts(depth) {
         let params = k::matmul_transpose_b::Params {
             m: count(OP, m)?,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::counters::Counters;
 use crate::error::{Error, Result};
+use crate::tensor::to_words;
 
 /// Held while a device or a pipeline is created: wgpu 30 crashes when threads do so at once, be it on two devices.
 pub(crate) static CREATING: Mutex<()> = Mutex::new(());
@@ -55,7 +56,7 @@ pub(crate) trait Seam: Send + Sync {
     /// Asks for a readback buffer to be mapped.
     fn map(&self, buffer: &wgpu::Buffer, bytes: u64, done: OnMapped);
     /// Copies a mapped buffer and unmaps it.
-    fn take_mapped(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>>;
+    fn take_mapped(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u32>>;
     /// Why the device is lost, if it is.
     fn lost(&self) -> Option<String>;
 }
@@ -172,10 +173,11 @@ impl Seam for WgpuSeam {
         buffer.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| done(result.is_ok()));
     }
 
-    fn take_mapped(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>> {
+    fn take_mapped(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u32>> {
         Counters::add(&self.counters.bytes_downloaded, bytes);
         let copied = match buffer.slice(..bytes).get_mapped_range() {
-            Ok(view) => Ok(view.to_vec()),
+            // Copied once: memory that is zeroed first would be written twice.
+            Ok(view) => Ok(bytemuck::try_cast_slice(&view).map_or_else(|_| to_words(&view), <[u32]>::to_vec)),
             Err(error) => Err(Error::Validation { what: "get_mapped_range".to_owned(), message: error.to_string() }),
         };
         buffer.unmap();

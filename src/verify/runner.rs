@@ -184,10 +184,10 @@ impl<'a> Bench<'a> {
         if let Some(at) = after.iter().enumerate().position(is_changed(GUARD + body.len())) {
             return Err(Stop::Failed(format!("wrote outside its output, {} bytes after the end", 4 * at)));
         }
-        let body: &[u8] = bytemuck::cast_slice(body);
+        let bytes: &[u8] = bytemuck::cast_slice(body);
         let ((rows, columns), pitch) = ((guarded.tensor.rows(), guarded.tensor.columns()), guarded.tensor.pitch());
         let size = guarded.tensor.dtype().bytes();
-        for (row, bytes) in body.chunks((pitch * size).max(1)).enumerate() {
+        for (row, bytes) in bytes.chunks((pitch * size).max(1)).enumerate() {
             // What follows the last row of an odd number of dense halves is a tail as well.
             let tail = bytes.get(if row < rows { columns * size } else { 0 }..).unwrap_or_default();
             if let Some(at) = tail.iter().position(|&byte| byte != 0) {
@@ -197,7 +197,7 @@ impl<'a> Bench<'a> {
                 )));
             }
         }
-        Ok(unpitch(body, (rows, columns), pitch))
+        Ok(unpitch(body.to_vec(), (rows, columns), pitch))
     }
 
     /// [`Bench::read`] as floats.

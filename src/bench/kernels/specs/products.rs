@@ -23,7 +23,7 @@ const OTHERS: &[Format] = &[
 
 pub(super) const MATMUL: Recipe = Recipe {
     op: "matmul",
-    kernels: &["matmul"],
+    kernels: &["matmul", "matmul_broadcast"],
     keys: KEYS,
     formats: FLOATS,
     shapes: &[(
