@@ -6,9 +6,11 @@
 //! bound looks at. They index as they please, for a shape that does not fit is the test's mistake; they are not on a
 //! product's path, but for the few ops that the CPU backend says it borrows.
 
+mod bits;
 mod kinds;
 mod quants;
 
+use bits::{float_bits, half_bits};
 pub use kinds::{Activation, Attention, Cast, Gelu, Pairing, Reduction, Rope, Row, Sampler};
 pub use quants::{Parts, dequantize, dequantize_parts};
 
@@ -133,27 +135,30 @@ pub fn attention(rows: &[Row], qkv: &[f32], keys: &mut [f32], values: &mut [f32]
     out
 }
 
+/// What queries and keys are turned by: the table, the shape, and of a norm before it weights and eps.
+pub(crate) type Turned<'a> = (&'a [f32], &'a Rope, Option<(&'a [f32], f32)>);
+
 /// [`attention`] of rows whose queries and keys are normed and turned first, as [`norm_rope`] or [`rope`] has them, rounded
-/// once. `turn` is the table, the shape, and weights and eps of the norm.
+/// once.
 pub fn attention_decode(
     rows: &[Row],
     qkv: &[f32],
-    turn: Option<(&[f32], &Rope, Option<(&[f32], f32)>)>,
+    turned: Option<Turned<'_>>,
     (keys, values): (&mut [f32], &mut [f32]),
     shape: &Attention,
 ) -> Vec<f64> {
+    attention(rows, &ready(rows, qkv, turned, shape), keys, values, shape)
+}
+
+/// Rows of q|k|v once queries and keys are turned.
+pub(crate) fn ready(rows: &[Row], qkv: &[f32], turned: Option<Turned<'_>>, shape: &Attention) -> Vec<f32> {
     let columns = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
-    let turned = match turn {
-        None => qkv.to_vec(),
-        Some((table, rope_shape, norm)) => {
-            let turned = match norm {
-                Some(norm) => norm_rope(rows, norm, table, qkv, columns, rope_shape),
-                None => rope(rows, table, qkv, columns, rope_shape),
-            };
-            turned.into_iter().map(|v| v as f32).collect()
-        }
+    let turned = match turned {
+        None => return qkv.to_vec(),
+        Some((table, shape, Some(norm))) => norm_rope(rows, norm, table, qkv, columns, shape),
+        Some((table, shape, None)) => rope(rows, table, qkv, columns, shape),
     };
-    attention(rows, &turned, keys, values, shape)
+    turned.into_iter().map(|v| v as f32).collect()
 }
 
 fn softmax_f64(x: &[f64]) -> Vec<f64> {
@@ -484,34 +489,4 @@ pub fn cast(x: &[u32], kind: Cast) -> Vec<u32> {
             Cast::Bf16ToF32 => float_bits(bits, 7, 127),
         })
         .collect()
-}
-
-/// A float of 16 bits, `fraction` of them after the point and the exponent biased by `bias`, as f32.
-fn float_bits(bits: u32, fraction: u32, bias: i32) -> u32 {
-    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
-    let (exponent, digits) = ((bits & 0x7fff) >> fraction, bits & ((1 << fraction) - 1));
-    let (leading, power) = if exponent == 0 { (0, 1 - bias) } else { (1 << fraction, exponent as i32 - bias) };
-    let value = f64::from(leading + digits) * 2f64.powi(power - fraction as i32);
-    match (exponent == (1 << (15 - fraction)) - 1, digits) {
-        (true, 0) => (sign * f32::INFINITY).to_bits(),
-        (true, _) => (bits >> 15) << 31 | f32::NAN.to_bits() | digits << (23 - fraction),
-        (false, _) => (sign * value as f32).to_bits(),
-    }
-}
-
-/// An f32 as f16: the multiple of the distance between neighbouring halves that is nearest.
-fn half_bits(bits: u32) -> u32 {
-    let (sign, value) = ((bits >> 31) << 15, f64::from(f32::from_bits(bits)).abs());
-    if value.is_nan() {
-        return sign | 0x7e00 | (bits >> 13 & 0x3ff);
-    }
-    // 11 digits from the leading one on, and none below 2^-24.
-    let power = (0..30).map(|e| e - 14).rfind(|e| 2f64.powi(*e) <= value).unwrap_or(-14);
-    let digits = (value / 2f64.powi(power - 10)).round_ties_even();
-    // Rounded up to 2^16, or above it.
-    if digits * 2f64.powi(power - 10) > 65504.0 {
-        return sign | 0x7c00;
-    }
-    // A leading digit, which subnormals lack, stands for the exponent.
-    sign | ((power + 14) as u32 * 1024 + digits as u32)
 }

@@ -132,14 +132,10 @@ fn call(
     let (keys, values) = (kept(bench, &cache.keys)?, kept(bench, &cache.values)?);
     // What queries and keys are once they are turned, and how far the device's may be from that.
     let mut slack = vec![0.0; qkv.len()];
-    if let Some(Turning { table, shape, weight }) = &turning {
-        let norm = weight.as_deref().map(|weight| (weight, EPS));
-        slack = turned_bounds(rows, &qkv, width, (table, shape, norm));
-        let turned = match norm {
-            Some(norm) => reference::norm_rope(rows, norm, table, &qkv, width, shape),
-            None => reference::rope(rows, table, &qkv, width, shape),
-        };
-        qkv = turned.into_iter().map(|v| v as f32).collect();
+    if let Some(Turning { table, shape: turned, weight }) = &turning {
+        let turned = (&table[..], turned, weight.as_deref().map(|weight| (weight, EPS)));
+        slack = turned_bounds(rows, &qkv, width, turned);
+        qkv = reference::ready(rows, &qkv, Some(turned), shape);
         slack.iter_mut().zip(&qkv).for_each(|(slack, v)| *slack += bounds::U * f64::from(v.abs()));
     }
     let half = cache.keys.tensor.dtype() == DType::F16;
@@ -148,7 +144,9 @@ fn call(
         take_kept("keys", rows, &mut qkv, (width, out_width), &keys, shape, (half, &slack))?;
         take_kept("values", rows, &mut qkv, (width, out_width + kv_width), &values, shape, (half, &|_| 0.0))?;
     }
-    let truth = reference::attention(rows, &qkv, &mut cache.true_keys, &mut cache.true_values, shape);
+    // Turned already, where they are.
+    let cached = (&mut cache.true_keys[..], &mut cache.true_values[..]);
+    let truth = reference::attention_decode(rows, &qkv, None, cached, shape);
     for (what, kept, expected) in [("keys", &keys, &cache.true_keys), ("values", &values, &cache.true_values)] {
         compare_words(what, bytemuck::cast_slice(kept), bytemuck::cast_slice(expected), kv_width)?;
     }

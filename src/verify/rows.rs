@@ -117,7 +117,7 @@ pub(super) fn turned_bounds(
     rows: &[Row],
     x: &[f32],
     columns: usize,
-    (table, shape, norm): (&[f32], &Rope, Option<(&[f32], f32)>),
+    (table, shape, norm): reference::Turned<'_>,
 ) -> Vec<f64> {
     let &Rope { heads, head_dim: d, rotary_dim, .. } = shape;
     // The magnitude of an element before it is turned, and how far it may be off.

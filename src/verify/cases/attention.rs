@@ -11,6 +11,9 @@ use crate::verify::inputs::Fill;
 /// A class, heads, key heads, head dimension, causal, and the sequences.
 type AttentionRow = (&'static str, usize, usize, usize, bool, Vec<(usize, usize)>);
 
+/// A class, (heads, key heads, head dimension), prefixes, parts, pairing, and whether heads are normed.
+type DecodingRow = (&'static str, [usize; 3], Vec<usize>, Option<usize>, Option<Pairing>, bool);
+
 pub(super) fn attentions(table: &mut Table) {
     any_rows(table);
     decoding(table);
@@ -21,8 +24,7 @@ pub(super) fn attentions(table: &mut Table) {
 fn decoding(table: &mut Table) {
     let halves = Some(Pairing::Halves);
     let neighbours = Some(Pairing::Interleaved);
-    // A class, (heads, key heads, D), prefixes, parts, pairing, whether heads are normed.
-    let rows: [(&'static str, [usize; 3], Vec<usize>, Option<usize>, Option<Pairing>, bool); 22] = [
+    let rows: [DecodingRow; 22] = [
         ("one position", [2, 2, 8], vec![0], None, None, false),
         ("one position", [2, 1, 16], vec![0], Some(3), halves, false),
         ("GPT-2", [12, 12, 64], vec![113], None, None, false),
