@@ -138,14 +138,14 @@ impl Pass {
         let tensors = args.tensors();
         let tensors = tensors.get(..A::COUNT).unwrap_or_default();
         let gpu = self.gpu.clone();
-        let Some(engine) = gpu.engine() else { return Err(Error::ForeignBuffer { op: kernel.name }) };
+        let Some(engine) = gpu.engine() else { return Err(Error::ForeignBuffer { op: kernel.op }) };
         let blueprint = kernel.blueprint();
         check_tensors(engine, &blueprint, tensors).map_err(|clash| match clash {
-            Clash::Foreign => Error::ForeignBuffer { op: kernel.name },
+            Clash::Foreign => Error::ForeignBuffer { op: kernel.op },
             Clash::TooLarge(error) => error,
             Clash::Alias(i, j) => {
                 let name = |i: usize| kernel.bindings.get(i).map_or("", |binding| binding.name);
-                Error::Alias { op: kernel.name, first: name(i), second: name(j) }
+                Error::Alias { op: kernel.op, first: name(i), second: name(j) }
             }
         })?;
         let grid = checked_grid(kernel.name, grid)?;

@@ -256,7 +256,7 @@ fn a_profile_accounts_for_every_dispatch_of_a_token() {
     assert!(profile.rows.iter().all(|row| row.seconds > 0.0 && row.work.bytes > 0.0));
     let sum: f64 = profile.rows.iter().map(|row| row.seconds).sum();
     assert!((sum + profile.other() - profile.seconds).abs() < 1e-12);
-    let attention = profile.rows.iter().find(|row| row.op == "attention").unwrap();
+    let attention = profile.rows.iter().find(|row| row.op == "attention_decode").unwrap();
     // 3 layers; 16 wide; five tokens from position 10 on, so 13 positions are looked at on average.
     assert_eq!((profile.position, attention.work.flops), (10, 3.0 * 4.0 * 16.0 * 13.0));
     assert!(matches!(model.profile(60, 5), Err(Error::ContextFull { limit: 64, .. })));

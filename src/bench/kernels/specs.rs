@@ -79,6 +79,7 @@ pub(super) static RECIPES: &[Recipe] = &[
     norms::ADD_RMS_NORM,
     positions::ATTENTION,
     positions::ATTENTION_DECODE,
+    positions::ATTENTION_MERGE,
     positions::ROPE,
     positions::NORM_ROPE,
     positions::EMBED,

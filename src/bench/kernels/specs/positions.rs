@@ -56,21 +56,35 @@ pub(super) const ATTENTION: Recipe = Recipe {
 /// One row at `position`, over positions in `parts`.
 pub(super) const ATTENTION_DECODE: Recipe = Recipe {
     op: "attention_decode",
-    kernels: &["attention_decode", "attention_merge"],
-    keys: &[
-        ("position", REQUIRED),
-        ("heads", Absent::Is("12")),
-        ("d", Absent::Is("64")),
-        ("kv_heads", Absent::Same("heads")),
-        ("parts", Absent::Is("1")),
-    ],
+    kernels: &["attention_decode"],
+    keys: DECODING,
     formats: F32_F16,
-    shapes: &[(F32, &["position=127", "position=511", "position=2047", "position=2047,heads=32,kv_heads=8,parts=8"])],
-    make: |text, format| {
-        let (position, parts) = (text.count("position")?, text.size("parts")?);
-        attending(text, format, (1, position), Some(parts))
-    },
+    shapes: &[(F32, &["position=127", "position=511", "position=2047"])],
+    make: decoding,
 };
+
+/// The same where there are several parts, which are put together.
+pub(super) const ATTENTION_MERGE: Recipe = Recipe {
+    op: "attention_decode",
+    kernels: &["attention_merge"],
+    keys: DECODING,
+    formats: F32_F16,
+    shapes: &[(F32, &["position=2047,heads=32,kv_heads=8,parts=8"])],
+    make: decoding,
+};
+
+const DECODING: &[Key] = &[
+    ("position", REQUIRED),
+    ("heads", Absent::Is("12")),
+    ("d", Absent::Is("64")),
+    ("kv_heads", Absent::Same("heads")),
+    ("parts", Absent::Is("1")),
+];
+
+fn decoding(text: &Shape, format: Format) -> Result<Made> {
+    let (position, parts) = (text.count("position")?, text.size("parts")?);
+    attending(text, format, (1, position), Some(parts))
+}
 
 /// `m` rows that end at `position`; of decoding, the parts.
 fn attending(text: &Shape, format: Format, (m, position): (usize, usize), parts: Option<usize>) -> Result<Made> {
