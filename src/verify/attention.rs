@@ -220,6 +220,7 @@ fn take_kept(
 }
 
 /// The bound of every element of out: the sum over positions of p |v| times the relative error of that position.
+#[cfg(feature = "bench")]
 pub(crate) fn error_bounds(rows: &[Row], qkv: &[f32], keys: &[f32], values: &[f32], shape: &Attention) -> Vec<f64> {
     error_bounds_with(rows, qkv, (keys, values), shape, (&vec![0.0; qkv.len()], false))
 }
