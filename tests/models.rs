@@ -6,7 +6,7 @@ use common::{assert_greedy, cpu, gpu, largest_difference, open, oracle};
 use gristmill::model::{
     Config, Dispatches, Family, GenerateOptions, KvType, ModelFiles, Sampler, SessionOptions, StopReason,
 };
-use gristmill::{ComputeBackend, Error, GpuCompute, GpuModel, Options, Result};
+use gristmill::{ComputeBackend, Error, GpuCompute, GpuModel, Options, Result, Tuning};
 
 /// Every model of `tests/oracle` but a6, which has GPT-2's own width and vocabulary and a test of its own: GPT-2 (a, b); Llama,
 /// Qwen2 and Qwen3 (c, d).
@@ -364,7 +364,9 @@ fn sessions_stop_rewind_and_go_on() {
 /// one.
 #[test]
 fn keys_and_values_may_be_halves() {
-    for gpu in [gpu(), Some(cpu())].into_iter().flatten() {
+    for gpu in [gpu_of_its_own(), Some(cpu())].into_iter().flatten() {
+        // What ships for an adapter may have other tiles for one row than for several, which sum in another order.
+        gpu.set_tuning(Tuning::default());
         for id in ["a1", "c1", "c2", "c4", "d2"] {
             let oracle = oracle(id);
             let model = oracle.model(&gpu);
