@@ -17,6 +17,7 @@ use crate::own_kernel::OwnKernel;
 use crate::pool::{Kind, Lease};
 use crate::queue::Read;
 use crate::queue::seam::Seam;
+use crate::readback::Fetched;
 use crate::result::{AsyncGpuResult, Promise};
 use crate::tensor::Tensor;
 
@@ -216,8 +217,8 @@ pub(crate) fn submit_timed(
         return Err(Error::TooLarge { what, needed: count as u64, limit: MAX_TIMESTAMPS as u64 });
     }
     let seconds_per_tick = engine.seconds_per_tick;
-    let (times, promise) = AsyncGpuResult::new(move |words: Vec<u32>| {
-        let bytes: &[u8] = bytemuck::cast_slice(&words);
+    let (times, promise) = AsyncGpuResult::new(move |fetched: Fetched| {
+        let bytes: &[u8] = bytemuck::cast_slice(fetched.words());
         let ticks: Vec<u64> = bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned).take(count).collect();
         pass_times(&ticks, seconds_per_tick, if clock == Clock::Each { &dispatches } else { &[] })
     });

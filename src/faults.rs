@@ -45,7 +45,7 @@ pub(crate) struct Script {
     pub(crate) gate_closed: AtomicBool,
     /// Every poll panics, as wgpu's does on a lost device.
     pub(crate) poll_panics: AtomicBool,
-    /// The next copy out of a mapped buffer panics.
+    /// The next look into a mapped buffer panics.
     pub(crate) take_panics: AtomicBool,
     lost: OnceLock<String>,
     submits: AtomicU64,
@@ -85,7 +85,7 @@ impl Script {
         self.maps.load(Ordering::SeqCst)
     }
 
-    /// Readbacks copied.
+    /// Readbacks handed over.
     pub(crate) fn taken(&self) -> u64 {
         self.taken.load(Ordering::SeqCst)
     }
@@ -152,10 +152,10 @@ impl Seam for FaultySeam {
         }
     }
 
-    fn take_mapped(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u32>> {
+    fn view(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<wgpu::BufferView> {
         self.script.taken.fetch_add(1, Ordering::SeqCst);
         assert!(!self.script.take_panics.swap(false, Ordering::SeqCst), "an injected panic");
-        self.inner.take_mapped(buffer, bytes)
+        self.inner.view(buffer, bytes)
     }
 
     fn lost(&self) -> Option<String> {

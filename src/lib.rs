@@ -42,6 +42,8 @@ mod pool;
 #[cfg(feature = "gpu")]
 mod queue;
 #[cfg(feature = "gpu")]
+mod readback;
+#[cfg(feature = "gpu")]
 mod result;
 #[cfg(feature = "gpu")]
 mod scheduler;
@@ -80,6 +82,7 @@ pub use {
     pass::{Pass, Recording},
     pool::{GpuBufferPool, PoolStats},
     queue::Poller,
+    readback::Readback,
     result::AsyncGpuResult,
     scheduler::{
         Calibration, Cost, Decision, HostPoolStats, HybridScheduler, MatmulOp, Place, Residency, SchedulerStats, Table,

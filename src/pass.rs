@@ -15,8 +15,9 @@ use crate::gpu::GpuCompute;
 use crate::kernel::{Arguments, Constants, Format, Kernel, Variant};
 use crate::own_kernel::OwnKernel;
 use crate::pool::{Kind, Lease};
+use crate::readback::{Fetched, Readback};
 use crate::result::AsyncGpuResult;
-use crate::tensor::{DType, Storage, Tensor, device_bytes, unpitch};
+use crate::tensor::{DType, Storage, Tensor, device_bytes};
 use crate::tuning::{Knobs, ShapeClass};
 pub(crate) use checks::checked_grid;
 use checks::{Clash, check_home, check_tensors, traffic};
@@ -338,14 +339,23 @@ impl Pass {
     /// [`Error::ForeignBuffer`] for a tensor of another device.
     pub fn read<T: bytemuck::Pod + Send>(&mut self, tensor: &Tensor) -> Result<AsyncGpuResult<Vec<T>>> {
         let (shape, pitch) = ((tensor.rows(), tensor.columns()), tensor.pitch());
-        self.read_with(tensor, size_of::<T>(), move |words| unpitch(words, shape, pitch))
+        self.read_with(tensor, size_of::<T>(), move |fetched| fetched.into_vec(shape, pitch))
+    }
+
+    /// [`Pass::read`] without a copy in host memory: for what is large, or looked at once.
+    ///
+    /// # Errors
+    /// As [`Pass::read`].
+    pub fn view<T: bytemuck::Pod + Send>(&mut self, tensor: &Tensor) -> Result<AsyncGpuResult<Readback<T>>> {
+        let (shape, pitch) = ((tensor.rows(), tensor.columns()), tensor.pitch());
+        self.read_with(tensor, size_of::<T>(), move |fetched| Readback::new(fetched, shape, pitch))
     }
 
     /// [`Pass::read`] of a tensor of f32 into memory that is there already. `into` has as many elements as the tensor.
     pub(crate) fn read_into(&mut self, tensor: &Tensor, mut into: Vec<f32>) -> Result<AsyncGpuResult<Vec<f32>>> {
         let (columns, pitch) = (tensor.columns(), tensor.pitch());
-        self.read_with(tensor, size_of::<f32>(), move |words: Vec<u32>| {
-            let rows = into.chunks_mut(columns.max(1)).zip(words.chunks(pitch.max(1)));
+        self.read_with(tensor, size_of::<f32>(), move |fetched: Fetched| {
+            let rows = into.chunks_mut(columns.max(1)).zip(fetched.words().chunks(pitch.max(1)));
             for (row, words) in rows {
                 let row: &mut [u32] = bytemuck::cast_slice_mut(row);
                 row.copy_from_slice(words.get(..row.len()).unwrap_or_default());
@@ -359,7 +369,7 @@ impl Pass {
         &mut self,
         tensor: &Tensor,
         size: usize,
-        convert: impl FnOnce(Vec<u32>) -> T + Send + 'static,
+        convert: impl FnOnce(Fetched) -> T + Send + 'static,
     ) -> Result<AsyncGpuResult<T>> {
         let bytes = tensor.dtype().bytes();
         if size != bytes {
@@ -373,8 +383,8 @@ impl Pass {
         let (result, promise) = AsyncGpuResult::new(convert);
         let result = result.driven_by(self.gpu.driver());
         match &tensor.storage {
-            Storage::Host(words) => promise.complete(Ok(crate::cpu::copied(words, tensor))),
-            Storage::Device(_) if tensor.bytes() == 0 => promise.complete(Ok(Vec::new())),
+            Storage::Host(words) => promise.complete(Ok(Fetched::Host(crate::cpu::copied(words, tensor)))),
+            Storage::Device(_) if tensor.bytes() == 0 => promise.complete(Ok(Fetched::Host(Vec::new()))),
             Storage::Device(_) => self.reads.push((tensor.clone(), promise)),
         }
         Ok(result)

@@ -1,7 +1,7 @@
 //! The submission queue: a fixed number of submissions in flight, and results that always arrive.
 //!
 //! Submission is inline, under one mutex: whoever submits waits for room first (backpressure). On a device of ours a poller
-//! thread waits for the oldest submission in slices of [`POLL_SLICE`], copies what was read back, and completes the futures.
+//! thread waits for the oldest submission in slices of [`POLL_SLICE`], takes what was read back, and completes the futures.
 //! Nobody else polls there, so nobody else can be caught in wgpu's panic on a lost device. The deadline restarts whenever a
 //! submission completes: a long queue is not a hang, a stuck submission is.
 //!
@@ -21,10 +21,11 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::pool::Lease;
+use crate::readback::Fetched;
 use crate::result::{Promise, lock, wake};
 pub(crate) use driver::Driver;
 pub use driver::Poller;
-use seam::{OnDone, Seam, Ticket};
+use seam::{Mapped, OnDone, Seam, Ticket};
 
 /// How long one wait of the poller may take before it looks at deadlines and losses.
 const POLL_SLICE: Duration = Duration::from_millis(2);
@@ -409,22 +410,22 @@ impl Shared {
         (false, Vec::new())
     }
 
-    /// Completes the oldest submission, and returns whom to wake. Copies happen outside the lock; the job leaves the queue
+    /// Completes the oldest submission, and returns whom to wake. Buffers are taken outside the lock; the job leaves the queue
     /// only afterwards, so that whoever waits for an empty queue finds the results there.
     fn retire(&self, mut state: MutexGuard<'_, State>) -> Vec<Option<Waker>> {
         let reads = state.jobs.front_mut().map(|job| std::mem::take(&mut job.reads)).unwrap_or_default();
         drop(state);
         let mut wakers = Vec::new();
         for read in reads {
-            let copied = match read.mapped.get() {
+            let taken = match read.mapped.get() {
                 Some(true) => {
-                    let take = || self.seam.take_mapped(&read.staging.buffer, read.bytes);
+                    let take = || Mapped::take(self.seam.as_ref(), Arc::clone(&read.staging), read.bytes);
                     let panicked = || Error::DeviceLost { reason: "wgpu panicked while reading back".to_owned() };
                     catch_unwind(AssertUnwindSafe(take)).unwrap_or_else(|_| Err(panicked()))
                 }
                 _ => Err(Error::Validation { what: "map_async".to_owned(), message: "the map failed".to_owned() }),
             };
-            let outcome = copied.inspect_err(|_| read.staging.discard());
+            let outcome = taken.map(Fetched::Mapped).inspect_err(|_| read.staging.discard());
             drop(read.staging);
             wakers.extend(read.promise.map(|promise| promise.fulfil(outcome)));
         }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::queue::Driver;
+use crate::readback::Fetched;
 
 /// Between two looks at a result that nothing in flight will complete: its pass may be submitted by another thread.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -46,7 +47,7 @@ pub struct AsyncGpuResult<T> {
     shared: Arc<Shared>,
     /// Where no thread polls.
     driver: Option<Driver>,
-    convert: Option<Box<dyn FnOnce(Vec<u32>) -> T + Send>>,
+    convert: Option<Box<dyn FnOnce(Fetched) -> T + Send>>,
 }
 
 impl<T> std::fmt::Debug for AsyncGpuResult<T> {
@@ -63,13 +64,13 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    outcome: Option<Result<Vec<u32>>>,
+    outcome: Option<Result<Fetched>>,
     waker: Option<Waker>,
 }
 
 impl<T> AsyncGpuResult<T> {
-    /// A result and the promise that will complete it with words for `convert`.
-    pub(crate) fn new(convert: impl FnOnce(Vec<u32>) -> T + Send + 'static) -> (Self, Promise) {
+    /// A result and the promise that will complete it with what `convert` takes.
+    pub(crate) fn new(convert: impl FnOnce(Fetched) -> T + Send + 'static) -> (Self, Promise) {
         let shared = Arc::new(Shared::default());
         let promise = Promise { shared: Arc::clone(&shared), completed: false };
         (AsyncGpuResult { shared, driver: None, convert: Some(Box::new(convert)) }, promise)
@@ -101,7 +102,7 @@ impl<T> AsyncGpuResult<T> {
         self.finish(outcome)
     }
 
-    fn finish(&mut self, outcome: Result<Vec<u32>>) -> Option<Result<T>> {
+    fn finish(&mut self, outcome: Result<Fetched>) -> Option<Result<T>> {
         let convert = self.convert.take()?;
         Some(outcome.map(convert))
     }
@@ -173,13 +174,13 @@ pub(crate) struct Promise {
 }
 
 impl Promise {
-    pub(crate) fn complete(self, outcome: Result<Vec<u32>>) {
+    pub(crate) fn complete(self, outcome: Result<Fetched>) {
         wake(self.fulfil(outcome));
     }
 
     /// [`Promise::complete`] without waking the task, which is returned: for those who hold a lock.
     #[must_use]
-    pub(crate) fn fulfil(mut self, outcome: Result<Vec<u32>>) -> Option<Waker> {
+    pub(crate) fn fulfil(mut self, outcome: Result<Fetched>) -> Option<Waker> {
         self.set(outcome);
         self.waker()
     }
@@ -189,7 +190,7 @@ impl Promise {
         Arc::strong_count(&self.shared) == 1
     }
 
-    fn set(&mut self, outcome: Result<Vec<u32>>) {
+    fn set(&mut self, outcome: Result<Fetched>) {
         self.completed = true;
         lock(&self.shared.state).outcome = Some(outcome);
         self.shared.ready.notify_all();

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use self::host_pool::{HostPool, zeros};
 use crate::error::{Error, Result};
 use crate::gpu::{ComputeBackend, GpuCompute};
+use crate::readback::Fetched;
 use crate::result::{AsyncGpuResult, lock};
 use crate::tensor::{DType, Tensor};
 use crate::{cpu, ops};
@@ -461,7 +462,7 @@ fn spawn(product: Product, a: Vec<f32>, b: Vec<f32>, shape: Shape, out: Vec<f32>
         }
         let outcome = on_cpu(product, &a, &b, shape, out).map(|product| {
             *lock(&slot) = product;
-            Vec::new()
+            Fetched::Host(Vec::new())
         });
         promise.complete(outcome);
     });

@@ -255,16 +255,14 @@ impl Tensor {
     }
 }
 
-/// Drops the padding of pitched rows, and what follows the last element in its word. `words` hold whole elements.
-pub(crate) fn unpitch<T: bytemuck::Pod>(words: Vec<u32>, (rows, columns): (usize, usize), pitch: usize) -> Vec<T> {
-    // What is as large and as aligned as a word is not copied.
-    let cast = bytemuck::try_cast_vec(words);
-    let mut all: Vec<T> = cast.unwrap_or_else(|(_, words)| bytemuck::pod_collect_to_vec(&words));
-    all.truncate(rows * pitch);
-    if columns == pitch || columns == 0 {
-        return all;
+/// Drops the padding of pitched rows, and what follows the last element in its word. `T` is as large as an element.
+pub(crate) fn unpitch<T: bytemuck::Pod>(words: &[u32], (rows, columns): (usize, usize), pitch: usize) -> Vec<T> {
+    let all: &[T] = bytemuck::try_cast_slice(words).unwrap_or_default();
+    let all = all.get(..rows * pitch).unwrap_or(all);
+    if columns == pitch {
+        return all.to_vec();
     }
-    all.chunks(pitch).flat_map(|row| row.iter().take(columns).copied()).collect()
+    all.chunks(pitch.max(1)).flat_map(|row| row.iter().take(columns).copied()).collect()
 }
 
 /// Zeros for as many bytes. Asked for before they are taken, because `vec!` ends the process where there are not as many.

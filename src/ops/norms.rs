@@ -43,7 +43,8 @@ pub fn layer_norm(
         row0: count(OP, first_row)?,
         eps,
     };
-    let knobs = pass.knobs(out);
+    let knobs = pass.knobs::<k::layer_norm::Knobs>(out);
+    let knobs = k::layer_norm::Knobs { rows: per_group(knobs.rows, n), ..knobs };
     let args = k::layer_norm::Args { x, weight, bias, out };
     pass.run(&args, params, (knobs, Default::default()), k::layer_norm::grid(&params, &knobs))
 }
@@ -202,12 +203,19 @@ pub fn log_softmax(pass: &mut Pass, x: &mut Tensor) -> Result<()> {
     softmax_kernel(pass, OP, x, k::softmax::Modes { log: 1 })
 }
 
+/// Rows that a workgroup has at most: a long one has all its invocations, because a software adapter (llvmpipe) ends an
+/// invocation's loops after 65,535 rounds and says nothing.
+fn per_group(rows: u32, n: usize) -> u32 {
+    if n > 32_768 { 1 } else { rows }
+}
+
 fn softmax_kernel(pass: &mut Pass, op: &'static str, x: &mut Tensor, modes: k::softmax::Modes) -> Result<()> {
     let (m, n, pitch) = (x.rows(), x.columns(), x.pitch());
     if n == 0 {
         return Ok(());
     }
     let params = k::softmax::Params { m: count(op, m)?, n: count(op, n)?, pitch: count(op, pitch)? };
-    let knobs = pass.knobs(x);
+    let knobs = pass.knobs::<k::softmax::Knobs>(x);
+    let knobs = k::softmax::Knobs { rows: per_group(knobs.rows, n), ..knobs };
     pass.run(&k::softmax::Args { x }, params, (knobs, modes), k::softmax::grid(&params, &knobs))
 }

@@ -5,13 +5,14 @@
 //! an index even for a refused submission, `poll` panics on a lost device, and the callbacks of pending maps then never
 //! fire. So errors are caught in scopes here, and our futures complete from our own state (`queue.rs`).
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::counters::Counters;
 use crate::error::{Error, Result};
-use crate::tensor::to_words;
+use crate::pool::Lease;
 
 /// Held while a device or a pipeline is created: wgpu 30 crashes when threads do so at once, be it on two devices.
 pub(crate) static CREATING: Mutex<()> = Mutex::new(());
@@ -41,6 +42,36 @@ impl Ticket {
     }
 }
 
+/// A readback buffer that is mapped, until this is dropped.
+pub(crate) struct Mapped {
+    view: Option<wgpu::BufferView>,
+    staging: Arc<Lease>,
+}
+
+impl Mapped {
+    /// Takes the contents of a buffer that was mapped. It is unmapped even where that fails.
+    pub(crate) fn take(seam: &dyn Seam, staging: Arc<Lease>, bytes: u64) -> Result<Mapped> {
+        let mut mapped = Mapped { view: None, staging };
+        mapped.view = Some(seam.view(&mapped.staging.buffer, bytes)?);
+        Ok(mapped)
+    }
+
+    /// Mapped memory is aligned to more than a word.
+    pub(crate) fn words(&self) -> &[u32] {
+        self.view.as_deref().and_then(|bytes| bytemuck::try_cast_slice(bytes).ok()).unwrap_or_default()
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        self.view = None;
+        // Whoever holds a result may be unwinding, and wgpu may panic on a lost device.
+        if catch_unwind(AssertUnwindSafe(|| self.staging.buffer.unmap())).is_err() {
+            self.staging.discard();
+        }
+    }
+}
+
 /// What the engine asks of a device.
 pub(crate) trait Seam: Send + Sync {
     /// A new buffer. Errors are returned, the device stays usable.
@@ -55,8 +86,8 @@ pub(crate) trait Seam: Send + Sync {
     fn poll(&self, until: &Ticket, timeout: Duration) -> Result<bool>;
     /// Asks for a readback buffer to be mapped.
     fn map(&self, buffer: &wgpu::Buffer, bytes: u64, done: OnMapped);
-    /// Copies a mapped buffer and unmaps it.
-    fn take_mapped(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u32>>;
+    /// What a mapped buffer holds, to be dropped before the buffer is unmapped.
+    fn view(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<wgpu::BufferView>;
     /// Why the device is lost, if it is.
     fn lost(&self) -> Option<String>;
 }
@@ -173,15 +204,13 @@ impl Seam for WgpuSeam {
         buffer.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| done(result.is_ok()));
     }
 
-    fn take_mapped(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u32>> {
+    fn view(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<wgpu::BufferView> {
         Counters::add(&self.counters.bytes_downloaded, bytes);
-        let copied = match buffer.slice(..bytes).get_mapped_range() {
-            // Copied once: memory that is zeroed first would be written twice.
-            Ok(view) => Ok(bytemuck::try_cast_slice(&view).map_or_else(|_| to_words(&view), <[u32]>::to_vec)),
-            Err(error) => Err(Error::Validation { what: "get_mapped_range".to_owned(), message: error.to_string() }),
+        let refused = |error: wgpu::MapRangeError| Error::Validation {
+            what: "get_mapped_range".to_owned(),
+            message: error.to_string(),
         };
-        buffer.unmap();
-        copied
+        buffer.slice(..bytes).get_mapped_range().map_err(refused)
     }
 
     fn lost(&self) -> Option<String> {

@@ -197,7 +197,7 @@ impl<'a> Bench<'a> {
                 )));
             }
         }
-        Ok(unpitch(body.to_vec(), (rows, columns), pitch))
+        Ok(unpitch(body, (rows, columns), pitch))
     }
 
     /// [`Bench::read`] as floats.
