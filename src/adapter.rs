@@ -10,7 +10,7 @@
 
 use crate::error::{Error, Result};
 use crate::queue::seam::CREATING;
-use crate::result::lock;
+use std::sync::PoisonError;
 
 /// The command that gives a Debian-like system a software Vulkan driver.
 pub const INSTALL_HINT: &str = "Install a Vulkan driver for your GPU, or a software one: `apt-get install \
@@ -75,7 +75,7 @@ fn instance() -> wgpu::Instance {
 pub(crate) async fn found() -> Vec<wgpu::Adapter> {
     let found = {
         // On native all of it happens in the call, and nothing else may be created meanwhile; there is nothing to await.
-        let _alone = lock(&CREATING);
+        let _alone = CREATING.write().unwrap_or_else(PoisonError::into_inner);
         instance().enumerate_adapters(wgpu::Backends::all())
     };
     hardware_first(found.await)

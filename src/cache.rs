@@ -1,4 +1,6 @@
-//! Pipelines and bind groups, each created once. A bind group depends on kernel and buffers alone, because parameters
+//! Pipelines and bind groups, each created once. A pipeline is looked up where it is recorded and made where its pass is
+//! handed in, side by side with the others that the pass lacks: compiling is most of the time to a model's first token.
+//! A bind group depends on kernel and buffers alone, because parameters
 //! travel as immediates (or by dynamic offset): steady state finds everything here.
 //!
 //! Keys are numbers, of kernels and of buffers, and never names: a lookup happens for every dispatch that is recorded. What
@@ -6,8 +8,9 @@
 //! buffers, and [`Known`] of what is a caller's.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::num::NonZero;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::counters::Counters;
 use crate::error::{Error, Result};
@@ -111,6 +114,29 @@ struct BindKey {
     parts: [(u64, u64, u64); MAX_STORAGE_BUFFERS],
 }
 
+/// A pipeline, or what it will be made of.
+pub(crate) struct Pipeline {
+    name: String,
+    source: String,
+    layout: wgpu::PipelineLayout,
+    made: OnceLock<wgpu::ComputePipeline>,
+    /// Held by whoever makes it.
+    making: Mutex<()>,
+}
+
+impl Pipeline {
+    /// `None` before [`Cache::make_all`].
+    pub(crate) fn get(&self) -> Option<&wgpu::ComputePipeline> {
+        self.made.get()
+    }
+}
+
+impl PartialEq for Pipeline {
+    fn eq(&self, other: &Pipeline) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
 /// Layouts of one kernel.
 #[derive(Clone)]
 struct Layouts {
@@ -121,7 +147,7 @@ struct Layouts {
 #[derive(Default)]
 struct Maps {
     layouts: HashMap<usize, Layouts>,
-    pipelines: HashMap<(usize, Variant), wgpu::ComputePipeline>,
+    pipelines: HashMap<(usize, Variant), Arc<Pipeline>>,
     bind_groups: HashMap<BindKey, wgpu::BindGroup>,
     uniforms: HashMap<u64, wgpu::BindGroup>,
 }
@@ -143,6 +169,8 @@ impl Maps {
 pub(crate) struct Cache {
     seam: Arc<WgpuSeam>,
     params: ParamsVia,
+    /// What the driver has compiled before, in this run or an earlier one.
+    compiled: Option<wgpu::PipelineCache>,
     uniform_layout: Option<wgpu::BindGroupLayout>,
     limits: wgpu::Limits,
     counters: Arc<Counters>,
@@ -157,6 +185,7 @@ impl Cache {
     pub(crate) fn new(
         seam: Arc<WgpuSeam>,
         params: ParamsVia,
+        compiled: Option<wgpu::PipelineCache>,
         limits: &wgpu::Limits,
         counters: Arc<Counters>,
     ) -> Result<Cache> {
@@ -180,6 +209,7 @@ impl Cache {
         Ok(Cache {
             seam,
             params,
+            compiled,
             uniform_layout,
             limits: limits.clone(),
             counters,
@@ -189,8 +219,8 @@ impl Cache {
         })
     }
 
-    /// The pipeline of a kernel of ours, compiled at its first use.
-    pub(crate) fn pipeline(&self, kernel: &'static Kernel, variant: &Variant) -> Result<wgpu::ComputePipeline> {
+    /// The pipeline of a kernel of ours.
+    pub(crate) fn pipeline(&self, kernel: &'static Kernel, variant: &Variant) -> Result<Arc<Pipeline>> {
         self.pipeline_of(&kernel.blueprint(), variant, || Ok(self.source(kernel, variant)))
     }
 
@@ -200,47 +230,89 @@ impl Cache {
         kernel: &Blueprint<'_>,
         variant: &Variant,
         source: impl FnOnce() -> Result<String>,
-    ) -> Result<wgpu::ComputePipeline> {
+    ) -> Result<Arc<Pipeline>> {
         let mut maps = lock(&self.maps);
         if let Some(pipeline) = maps.pipelines.get(&(kernel.id, *variant)) {
-            return Ok(pipeline.clone());
+            return Ok(Arc::clone(pipeline));
         }
         let source = source()?;
-        self.check_limits(kernel, &source)?;
-        let layouts = self.layouts(&mut maps, kernel)?;
-        let _alone = lock(&CREATING);
-        let pipeline = self.seam.scoped(kernel.name, 0, |device| {
+        let legal = self.check_limits(kernel, &source)?;
+        let layout = self.layouts(&mut maps, kernel)?.pipeline;
+        let (name, made, making) = (kernel.name.to_owned(), OnceLock::new(), Mutex::default());
+        let pipeline = Arc::new(Pipeline { name, source, layout, made, making });
+        if !legal {
+            self.make(&pipeline)?;
+        }
+        maps.pipelines.insert((kernel.id, *variant), Arc::clone(&pipeline));
+        Ok(pipeline)
+    }
+
+    /// Makes those of the pipelines that are not made yet, several at once.
+    ///
+    /// # Errors
+    /// What the device says of the first that it refuses.
+    pub(crate) fn make_all<'a>(&self, pipelines: impl Iterator<Item = &'a Arc<Pipeline>>) -> Result<()> {
+        let mut missing: Vec<&Arc<Pipeline>> = Vec::new();
+        for pipeline in pipelines.filter(|pipeline| pipeline.made.get().is_none()) {
+            if !missing.iter().any(|other| Arc::ptr_eq(other, pipeline)) {
+                missing.push(pipeline);
+            }
+        }
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mine = std::iter::from_fn(|| missing.get(next.fetch_add(1, Ordering::Relaxed)));
+            mine.map(|pipeline| self.make(pipeline)).collect::<Result<Vec<()>>>()
+        };
+        std::thread::scope(|scope| {
+            // The thread that waits does its part; a thread that cannot be had is one less.
+            let helpers = cores.min(missing.len()).saturating_sub(1);
+            let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
+            let helpers: Vec<_> = (0..helpers).filter_map(spawn).collect();
+            let mine = work();
+            let panicked = |_| Err(Error::DeviceLost { reason: "wgpu panicked while compiling".to_owned() });
+            helpers.into_iter().map(|helper| helper.join().unwrap_or_else(panicked)).fold(mine, Result::and).map(drop)
+        })
+    }
+
+    fn make(&self, pipeline: &Pipeline) -> Result<()> {
+        let _turn = lock(&pipeline.making);
+        if pipeline.made.get().is_some() {
+            return Ok(());
+        }
+        let _no_device = CREATING.read().unwrap_or_else(PoisonError::into_inner);
+        let name = pipeline.name.as_str();
+        let made = self.seam.scoped(name, 0, |device| {
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label: Some(kernel.name),
-                source: wgpu::ShaderSource::Wgsl(source.into()),
+                label: Some(name),
+                source: wgpu::ShaderSource::Wgsl(pipeline.source.as_str().into()),
             });
             device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(kernel.name),
-                layout: Some(&layouts.pipeline),
+                label: Some(name),
+                layout: Some(&pipeline.layout),
                 module: &module,
-                entry_point: Some(kernel.name),
+                entry_point: Some(name),
                 // Every kernel writes its workgroup memory before it reads it; the poisoned tests would show otherwise.
                 compilation_options: wgpu::PipelineCompilationOptions {
                     constants: &[],
                     zero_initialize_workgroup_memory: false,
                 },
-                cache: None,
+                cache: self.compiled.as_ref(),
             })
         })?;
         Counters::add(&self.counters.pipelines_created, 1);
-        maps.pipelines.insert((kernel.id, *variant), pipeline.clone());
-        Ok(pipeline)
+        let _ = pipeline.made.set(made);
+        Ok(())
     }
 
     /// Compares what a kernel needs with what the device was granted. wgpu does not check workgroup memory itself, and what
-    /// it refuses it refuses in its own words.
+    /// it refuses it refuses in its own words. `false`: the text is not legal, and making it says why.
     ///
     /// # Errors
     /// [`Error::Limit`].
-    fn check_limits(&self, kernel: &Blueprint<'_>, source: &str) -> Result<()> {
+    fn check_limits(&self, kernel: &Blueprint<'_>, source: &str) -> Result<bool> {
         let limits = &self.limits;
-        // What does not parse has no needs; wgpu says where it is wrong.
-        let Ok((size, workgroup_bytes)) = crate::reflect::resources(kernel.name, source) else { return Ok(()) };
+        let Ok((size, workgroup_bytes)) = crate::reflect::resources(kernel.name, source) else { return Ok(false) };
         let needs = [
             (
                 "max_storage_buffers_per_shader_stage",
@@ -261,7 +333,7 @@ impl Cache {
         ];
         match needs.into_iter().find(|(_, wanted, granted)| wanted > granted) {
             Some((limit, wanted, granted)) => Err(Error::Limit { op: kernel.name.to_owned(), limit, wanted, granted }),
-            None => Ok(()),
+            None => Ok(true),
         }
     }
 

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Engine, GpuCompute};
 use crate::kernel::{Kernel, ParamsVia};
 use crate::own_kernel::OwnKernel;
+use crate::pass::Pipeline;
 use crate::pool::{Kind, Lease};
 use crate::queue::Read;
 use crate::queue::seam::Seam;
@@ -54,7 +55,7 @@ impl Which {
 pub(crate) enum Step {
     Dispatch {
         kernel: Which,
-        pipeline: wgpu::ComputePipeline,
+        pipeline: Pipeline,
         bindings: wgpu::BindGroup,
         params: [u8; crate::reflect::MAX_PARAMS_BYTES as usize],
         params_bytes: usize,
@@ -250,6 +251,14 @@ impl Step {
     }
 }
 
+/// Makes the pipelines that steps need and nobody needed before.
+pub(crate) fn make_pipelines(engine: &Engine, steps: &[Step]) -> Result<()> {
+    engine.cache.make_all(steps.iter().filter_map(|step| match step {
+        Step::Dispatch { pipeline, .. } => Some(pipeline),
+        Step::Copy { .. } => None,
+    }))
+}
+
 /// Leases what a submission needs beside its tensors, and submits.
 fn hand_in(
     engine: &Engine,
@@ -259,7 +268,7 @@ fn hand_in(
 ) -> Result<()> {
     let take = |kind: Kind, bytes: u64| engine.pool.take(kind, bytes);
     let staging = wanted.iter().map(|(tensor, _)| take(Kind::Readback, tensor.bytes()));
-    let leased = staging.collect::<Result<Vec<_>>>().and_then(|staging| {
+    let leased = make_pipelines(engine, steps).and_then(|()| staging.collect::<Result<Vec<_>>>()).and_then(|staging| {
         let timestamps = |&(clock, count, _): &(Clock, usize, Promise)| {
             let bytes = 8 * count as u64;
             Ok(Timestamps {
@@ -366,6 +375,7 @@ fn encode(
 /// One dispatch, the `slot`th of its submission or recording.
 fn dispatch(pass: &mut wgpu::ComputePass<'_>, step: &Step, uniforms: Option<&wgpu::BindGroup>, slot: u32) {
     let Step::Dispatch { pipeline, bindings, params, params_bytes, grid, .. } = step else { return };
+    let Some(pipeline) = pipeline.get() else { return };
     pass.set_pipeline(pipeline);
     pass.set_bind_group(0, bindings, &[]);
     match uniforms {
@@ -389,6 +399,7 @@ fn count_dispatches(engine: &Engine, steps: &[Step]) {
 
 /// Encodes the steps into a caller's encoder, in compute passes of their own.
 pub(crate) fn record(engine: &Engine, steps: &[Step], encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+    make_pipelines(engine, steps)?;
     let params = recorded_params(engine, steps)?;
     count_dispatches(engine, steps);
     encode(encoder, steps, params.as_ref(), None);
@@ -402,6 +413,7 @@ pub(crate) fn record_in(engine: &Engine, steps: &[Step], pass: &mut wgpu::Comput
             "a compute pass holds dispatches alone, and this is a copy; record into its encoder",
         ));
     }
+    make_pipelines(engine, steps)?;
     let params = recorded_params(engine, steps)?;
     count_dispatches(engine, steps);
     (0u32..).zip(steps).for_each(|(slot, step)| dispatch(pass, step, params.as_ref(), slot));

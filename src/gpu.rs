@@ -8,8 +8,10 @@
 //! nothing of each other.
 
 mod existing;
+mod kept;
 mod opening;
 
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -27,6 +29,9 @@ use crate::queue::{Driver, Poller, Settings, SubmissionQueue};
 use crate::result::AsyncGpuResult;
 use crate::tensor::{DType, STAGING_BYTES, Tensor, device_bytes, host_words, to_pitch, to_words};
 use crate::tuning::{ShapeClass, Trial, Tuning};
+use kept::Kept;
+#[cfg(feature = "models")]
+pub(crate) use kept::fnv1a64;
 
 /// Where to compute.
 ///
@@ -77,6 +82,9 @@ pub struct Options {
     pub immediates: bool,
     /// Whether kernels may use subgroup operations where the adapter has them.
     pub subgroups: bool,
+    /// A folder where compiled pipelines are kept from one run to the next, for each adapter and driver; `None`: nowhere. They
+    /// are written when the engine is dropped, where the device can ([`wgpu::Features::PIPELINE_CACHE`]).
+    pub pipelines: Option<PathBuf>,
     /// The most bytes of one binding; `None`: the adapter's limit. For tests of the chunked paths.
     pub max_binding_bytes: Option<u64>,
 }
@@ -91,6 +99,7 @@ impl Default for Options {
             poller: None,
             immediates: true,
             subgroups: true,
+            pipelines: None,
             max_binding_bytes: None,
         }
     }
@@ -129,6 +138,7 @@ pub(crate) struct Engine {
     pub(crate) queue: SubmissionQueue,
     pub(crate) pool: GpuBufferPool,
     pub(crate) cache: Cache,
+    kept: Option<Kept>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) params: ParamsVia,
     pub(crate) subgroups: bool,
@@ -149,6 +159,16 @@ pub(crate) struct Engine {
     pub(crate) seam: Arc<dyn Seam>,
     device: wgpu::Device,
     device_queue: wgpu::Queue,
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // What a lost device says of its pipelines is not worth keeping.
+        let Some(kept) = self.kept.as_ref().filter(|_| self.seam.lost().is_none()) else { return };
+        if let Err(error) = kept.save() {
+            log::warn!("compiled pipelines are not kept: {error}");
+        }
+    }
 }
 
 impl std::fmt::Debug for GpuCompute {
@@ -415,7 +435,9 @@ impl Engine {
         let counters = Arc::new(Counters::default());
         let seam = if owned { WgpuSeam::owned } else { WgpuSeam::borrowed };
         let real = Arc::new(seam(device.clone(), queue.clone(), Arc::clone(&counters)));
-        let cache = Cache::new(Arc::clone(&real), params, &limits, Arc::clone(&counters))?;
+        let kept = options.pipelines.as_deref().and_then(|folder| Kept::open(&device, &facts, folder));
+        let compiled = kept.as_ref().map(|kept| kept.cache().clone());
+        let cache = Cache::new(Arc::clone(&real), params, compiled, &limits, Arc::clone(&counters))?;
         let seam = wrap(real);
         // Shader toolchains compute byte offsets in i32, so no binding of ours reaches 2^31.
         let granted = limits.max_storage_buffer_binding_size.min((1 << 31) - 256);
@@ -425,6 +447,7 @@ impl Engine {
             queue: SubmissionQueue::new(Arc::clone(&seam), &settings)?,
             pool: GpuBufferPool::new(Arc::clone(&seam), limits.max_buffer_size, Box::new(cache.forgetter())),
             cache,
+            kept,
             counters,
             params,
             subgroups: options.subgroups && features.contains(wgpu::Features::SUBGROUP),

@@ -24,7 +24,7 @@ use checks::{Clash, check_home, check_tensors, traffic};
 pub use recording::Recording;
 
 /// A variant of a kernel, compiled: equal to another if it is the same one.
-pub(crate) type Pipeline = wgpu::ComputePipeline;
+pub(crate) type Pipeline = Arc<crate::cache::Pipeline>;
 
 /// Commands being recorded, to be submitted together. On the CPU backend ops run at once and a pass is empty.
 ///
@@ -205,6 +205,8 @@ impl Pass {
         variant.params = engine.params;
         engine.cache.note(kernel.known());
         let pipeline = engine.cache.pipeline_of(&blueprint, &variant, || kernel.wgsl(&variant))?;
+        // What is wrong with a caller's kernel, its call says.
+        engine.cache.make_all(std::iter::once(&pipeline))?;
         let bindings = engine.cache.bind_group(&blueprint, tensors)?;
         // Whether a kernel reads what it writes is not known: counted as changed in place.
         let moved = traffic(tensors.iter().zip(slots).map(|(t, slot)| (*t, slot.write, false)));
@@ -215,7 +217,7 @@ impl Pass {
     /// Adds a dispatch that was checked.
     fn add(
         &mut self,
-        (kernel, pipeline, bindings): (Which, wgpu::ComputePipeline, wgpu::BindGroup),
+        (kernel, pipeline, bindings): (Which, Pipeline, wgpu::BindGroup),
         tensors: &[&Tensor],
         params: &[u8],
         grid: [u32; 3],

@@ -58,10 +58,10 @@ impl GpuCompute {
     }
 
     /// Features that are used where a device has them: immediates for parameters, subgroups in reductions, timestamps for
-    /// timing.
+    /// timing, what a driver has compiled to keep ([`Options::pipelines`]).
     pub fn useful_features() -> wgpu::Features {
         use wgpu::Features as F;
-        F::IMMEDIATES | F::SUBGROUP | F::TIMESTAMP_QUERY | F::TIMESTAMP_QUERY_INSIDE_PASSES
+        F::IMMEDIATES | F::SUBGROUP | F::PIPELINE_CACHE | F::TIMESTAMP_QUERY | F::TIMESTAMP_QUERY_INSIDE_PASSES
     }
 
     /// What to request of an adapter: the [useful features](GpuCompute::useful_features) that it has, and its own limits,

@@ -1,13 +1,12 @@
 //! Opening a backend. wgpu's ways to adapters and devices are asynchronous, and only a browser needs them to be; so is the
 //! one here, and what blocks is a thin wrapper of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::{ComputeBackend, Engine, GpuCompute, Inner, Opened, Options};
 use crate::adapter::{self, AdapterFacts};
 use crate::error::{Error, Result};
 use crate::queue::seam::{CREATING, Seam};
-use crate::result::lock;
 
 impl GpuCompute {
     /// A hardware adapter, else the CPU backend.
@@ -81,7 +80,7 @@ impl Opened {
         let descriptor = GpuCompute::recommended_device_descriptor(adapter);
         let opening = {
             // On native the device is created by the call, and no other may be meanwhile; there is nothing to await.
-            let _alone = lock(&CREATING);
+            let _alone = CREATING.write().unwrap_or_else(PoisonError::into_inner);
             adapter.request_device(&descriptor)
         };
         let refused = |e| Error::NoAdapter {

@@ -6,6 +6,8 @@
 //! Scales follow the widths, so that activations keep their size from layer to layer, as in a model that was trained.
 //! Biases and norms are not left at 0 and 1, where forgetting them would show nothing.
 
+use crate::gpu::fnv1a64;
+
 /// Uniform, mean 0, variance 1, for element `index` of the tensor `name`. Splitmix64 (Steele, Lea, Flood 2014) on a counter.
 fn element(base: u64, index: u64) -> f64 {
     let counter = index.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -17,14 +19,10 @@ fn element(base: u64, index: u64) -> f64 {
     (2.0 * u - 1.0) * 1.732_050_807_568_877_2
 }
 
-fn fnv1a64(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
 /// Elements `start..start + count` of a tensor, in the order of a checkpoint. `inputs` is what is summed over in a product
 /// with a matrix; `hidden` the model's width.
 pub(super) fn elements(seed: u64, name: &str, start: usize, count: usize, inputs: usize, hidden: usize) -> Vec<f32> {
-    let base = seed ^ fnv1a64(name);
+    let base = seed ^ fnv1a64(name.as_bytes());
     let value = |r: f64| match name {
         "wte.weight" | "wpe.weight" | "embed_tokens.weight" | "lm_head.weight" => 2.0 * r / (hidden as f64).sqrt(),
         name if name.ends_with(".bias") => 0.1 * r,

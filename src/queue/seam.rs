@@ -7,15 +7,16 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::counters::Counters;
 use crate::error::{Error, Result};
 use crate::pool::Lease;
 
-/// Held while a device or a pipeline is created: wgpu 30 crashes when threads do so at once, be it on two devices.
-pub(crate) static CREATING: Mutex<()> = Mutex::new(());
+/// Held to write while a device is created, and to read while a pipeline is: wgpu 30 crashes when threads do both at once.
+/// Pipelines beside each other are safe.
+pub(crate) static CREATING: RwLock<()> = RwLock::new(());
 
 /// Between two questions whether the device is done.
 const SHORTEST_PAUSE: Duration = Duration::from_micros(20);

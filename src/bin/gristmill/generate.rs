@@ -106,7 +106,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
     let start = Instant::now();
     let source = args.model.open()?;
     let prompt = args.prompt(&source)?;
-    let gpu = args.place.open(Backend::Auto)?;
+    let gpu = args.place.open_kept(Backend::Auto)?;
     let model = source.load(&gpu, &args.kv.options(&source.config, args.context))?;
     let load = start.elapsed();
 

@@ -14,6 +14,7 @@ mod source;
 mod tune;
 mod verify;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -97,6 +98,18 @@ enum Backend {
 impl Place {
     fn open(&self, default: Backend) -> gristmill::Result<GpuCompute> {
         GpuCompute::open(&self.options(default))
+    }
+
+    /// [`Place::open`] for what runs models: their kernels are compiled once, and not in every run.
+    fn open_kept(&self, default: Backend) -> gristmill::Result<GpuCompute> {
+        let cache = ["XDG_CACHE_HOME", "LOCALAPPDATA"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
+        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+        let cache = cache.filter(|path| path.is_absolute()).chain(home()).next();
+        let pipelines = match std::env::var_os("GRISTMILL_PIPELINES") {
+            None => cache.map(|cache| cache.join("gristmill")),
+            Some(path) => Some(PathBuf::from(path)).filter(|path| !path.as_os_str().is_empty()),
+        };
+        GpuCompute::open(&Options { pipelines, ..self.options(default) })
     }
 
     fn options(&self, default: Backend) -> Options {

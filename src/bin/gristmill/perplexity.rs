@@ -39,7 +39,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
     let source = args.model.open()?;
     let tokens = tokens(args, &source)?;
     let ctx = window(args, &source)?;
-    let gpu = args.place.open(Backend::Auto)?;
+    let gpu = args.place.open_kept(Backend::Auto)?;
     let model = source.load(&gpu, &args.kv.options(&source.config, Some(ctx)))?;
     let load = start.elapsed();
 
