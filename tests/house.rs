@@ -236,7 +236,18 @@ fn broken_shaders_are_refused_with_file_line_and_reason() {
 
 #[test]
 fn only_the_engine_names_wgpu() {
-    let engine = ["adapter", "cache", "encode", "gpu", "gpu/existing", "gpu/opening", "lib", "pass", "pass/recording"];
+    let engine = [
+        "adapter",
+        "cache",
+        "encode",
+        "gpu",
+        "gpu/existing",
+        "gpu/kept",
+        "gpu/opening",
+        "lib",
+        "pass",
+        "pass/recording",
+    ];
     let engine = [engine.as_slice(), &["pool", "queue", "queue/seam", "tensor"]].concat();
     let engine: Vec<String> = engine.iter().map(|name| format!("src/{name}.rs")).collect();
     report(&uses(&["wgpu::"], &engine.iter().map(String::as_str).collect::<Vec<_>>()));

@@ -33,7 +33,10 @@ impl Kept {
         let data = read(&path, &key);
         let descriptor =
             wgpu::PipelineCacheDescriptor { label: Some("gristmill"), data: data.as_deref(), fallback: true };
-        #[expect(unsafe_code, reason = "the data are what this adapter and driver gave: the key and the checksum say so")]
+        #[expect(
+            unsafe_code,
+            reason = "the data are what this adapter and driver gave: the key and the checksum say so"
+        )]
         // SAFETY: `read` returns nothing else.
         let cache = unsafe { device.create_pipeline_cache(&descriptor) };
         Some(Kept { path, key, cache, known: data.as_deref().map(fnv1a64) })
@@ -81,6 +84,8 @@ pub(crate) fn fnv1a64(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{fnv1a64, read};
+    use crate::faults::with_engine;
+    use crate::gpu::{ComputeBackend, GpuCompute, Options};
 
     #[test]
     fn only_whole_files_of_the_same_key_are_read() {
@@ -104,5 +109,42 @@ mod tests {
         }
         std::fs::remove_file(&path).unwrap();
         assert_eq!(read(&path, "key"), None);
+    }
+
+    #[test]
+    fn the_next_engine_finds_what_this_one_compiled() {
+        with_engine(|_| (), |gpu, _| finds_what_was_compiled(gpu.device().unwrap().features()));
+    }
+
+    fn finds_what_was_compiled(features: wgpu::Features) {
+        let folder = std::env::temp_dir().join(format!("gristmill-kept-{}", std::process::id()));
+        let options = Options { pipelines: Some(folder.clone()), ..Options::new(ComputeBackend::Gpu) };
+        let square = || {
+            let gpu = GpuCompute::open(&options).unwrap();
+            assert_eq!(
+                gpu.matmul(&[1.0, 2.0, 3.0, 4.0], &[1.0, 2.0, 3.0, 4.0], 2, 2, 2).unwrap(),
+                [7.0, 10.0, 15.0, 22.0]
+            );
+        };
+        let files = || std::fs::read_dir(&folder).map_or(0, Iterator::count);
+        square();
+        if !features.contains(wgpu::Features::PIPELINE_CACHE) {
+            assert_eq!(files(), 0);
+            return;
+        }
+        assert_eq!(files(), 1);
+        let path = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+        let whole = std::fs::read(&path).unwrap();
+        assert!(whole.starts_with(b"gristmill "));
+        square();
+        // Damage, and a folder that is none, cost the time and nothing else.
+        std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+        square();
+        let key = String::from_utf8_lossy(whole.split(|&byte| byte == b'\n').next().unwrap()).into_owned();
+        assert!(read(&path, &key).is_some(), "written anew");
+        std::fs::remove_dir_all(&folder).unwrap();
+        std::fs::write(&folder, "a file").unwrap();
+        square();
+        std::fs::remove_file(&folder).unwrap();
     }
 }
