@@ -36,7 +36,9 @@ fn common() -> Vec<(&'static str, Norm)> {
     rows.push(("no rows", Norm { m: 0, n: 5, ..BASE }));
     rows.push(("no columns", Norm { n: 0, ..BASE }));
     rows.push(("GPT-2", Norm { m: 64, ..BASE }));
-    rows.push(("folded grid", Norm { m: 65_601, n: 130, ..BASE }));
+    rows.push(("many rows", Norm { m: 30, n: 35, ..BASE }));
+    // With eight rows to a workgroup too, and the last workgroup with some of its own.
+    rows.push(("folded grid", Norm { m: 524_295, n: 5, ..BASE }));
     rows
 }
 
@@ -78,8 +80,8 @@ fn softmaxes(table: &mut Table) {
         ("vocabulary", (2, 50257), Logits::Scaled(10.0)),
         ("vocabulary", (1, 50257), Logits::Dominant(30.0)),
         ("long", (1, 200_000), Logits::Scaled(5.0)),
-        ("many rows", (129, 33), Logits::Scaled(3.0)),
-        ("folded grid", (65_601, 97), Logits::Scaled(1.0)),
+        ("many rows", (134, 33), Logits::Scaled(3.0)),
+        ("folded grid", (524_295, 5), Logits::Scaled(1.0)),
     ];
     for (i, n) in [1, 2, 3, 15, 16, 17, 63, 64, 65, 257, 1023, 1024].into_iter().enumerate() {
         rows.push(("length", (i % 3 + 1, n), Logits::Scaled([1.0, 40.0][i % 2])));
@@ -91,6 +93,7 @@ fn softmaxes(table: &mut Table) {
     }
     rows.push(("far out", (2, 65), Logits::Equal(-3e38)));
     rows.push(("far out", (2, 65), Logits::Scaled(1e4)));
+    rows.push(("far out", (37, 35), Logits::Scaled(1e4)));
     rows.push(("far out", (2, 33), Logits::Dominant(1e30)));
     for (class, (m, n), logits) in rows {
         let detail = format!("m={m},n={n} {}", format!("{logits:?}").to_lowercase());
