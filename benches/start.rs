@@ -73,7 +73,7 @@ fn report(environment: &Environment, samples: &[Vec<Times>]) -> Option<(String, 
     let cold = of(samples.first()?, whole);
     let adapter = environment.adapter.as_ref().map(|adapter| format!("{}, {}", adapter.name, adapter.driver))?;
     let mut text = format!(
-        "{adapter}; {}; {}\n{}\n{} turns; seconds, medians with 95 % intervals; cold over warm, pair by pair\n\n{:<16} {:>22} {:>22} {:>22} {:>22}\n",
+        "{adapter}; {}; {}\n{}\n{} turns; seconds, medians with 95 % intervals; the last column pair by pair\n\n{:<16} {:>24} {:>24} {:>24} {:>22}\n",
         environment.date,
         environment.commit.as_deref().unwrap_or("no commit"),
         environment.command,
@@ -92,7 +92,7 @@ fn report(environment: &Environment, samples: &[Vec<Times>]) -> Option<(String, 
         let show =
             |e: Estimate, places: usize| format!("{:.places$} ({:.places$} to {:.places$})", e.median, e.low, e.high);
         text += &format!(
-            "{name:<16} {:>22} {:>22} {:>22} {:>22}\n",
+            "{name:<16} {:>24} {:>24} {:>24} {:>22}\n",
             show(load, 3),
             show(first, 3),
             show(together, 3),
@@ -112,7 +112,8 @@ fn run(arguments: &[String]) -> Result<()> {
     };
     let value = |name: &str| mine.iter().position(|word| word == name).and_then(|at| mine.get(at + 1));
     let repetitions = value("--repetitions").and_then(|n| n.parse().ok()).unwrap_or(REPETITIONS);
-    let environment = Environment::of(&GpuCompute::new(ComputeBackend::Gpu)?);
+    let command = format!("cargo bench --bench start -- {}", arguments.join(" "));
+    let environment = Environment { command, ..Environment::of(&GpuCompute::new(ComputeBackend::Gpu)?) };
     let samples = measure(repetitions, theirs)?;
     let (text, document) = report(&environment, &samples).ok_or_else(|| failed("no samples".to_owned()))?;
     let shown = if mine.iter().any(|word| word == "--json") { format!("{document:#}\n") } else { text };
