@@ -23,7 +23,7 @@ pub use harness::{Harness, Measurement, Output, Workload, turns};
 pub use kernels::{Row, row_of, rows, rows_of};
 pub use model::{ModelTest, Runner, TestKind};
 pub use record::{
-    Adapter, Datasheet, Entry, Environment, KernelRow, ModelRow, ParityRow, PeerRow, Record, SCHEMA, SchedulerRow,
-    parse_records,
+    Adapter, Datasheet, Entry, Environment, KernelRow, ModelRow, ParityRow, PeerRow, ProfileOp, ProfileRow, Record,
+    SCHEMA, SchedulerRow, parse_records,
 };
 pub use statistics::{Estimate, ratios};

@@ -60,6 +60,8 @@ pub struct Pass {
     next: (f64, Option<f64>),
     /// And the format of the weight it reads.
     format: Format,
+    /// Where dispatches are timed: the times of each part that was flushed.
+    timings: Option<Vec<AsyncGpuResult<PassTimes>>>,
 }
 
 impl std::fmt::Debug for Pass {
@@ -71,7 +73,7 @@ impl std::fmt::Debug for Pass {
 impl Pass {
     pub(crate) fn new(gpu: GpuCompute) -> Pass {
         let (steps, scratch, held, reads) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Pass { gpu, steps, scratch, held, reads, flops: 0.0, next: (0.0, None), format: Format::F32 }
+        Pass { gpu, steps, scratch, held, reads, flops: 0.0, next: (0.0, None), format: Format::F32, timings: None }
     }
 
     /// The device it records for.
@@ -426,7 +428,27 @@ impl Pass {
     pub(crate) fn flush(&mut self) -> Result<()> {
         let Some(engine) = self.gpu.engine() else { return Ok(()) };
         self.flops = 0.0;
-        submit(engine, &std::mem::take(&mut self.steps), std::mem::take(&mut self.reads))
+        let (steps, reads) = (std::mem::take(&mut self.steps), std::mem::take(&mut self.reads));
+        match &mut self.timings {
+            Some(timings) if !steps.is_empty() => {
+                timings.push(submit_timed(&self.gpu, &steps, reads, Clock::Each)?);
+                Ok(())
+            }
+            _ => submit(engine, &steps, reads),
+        }
+    }
+
+    /// Times every dispatch of what is flushed from here on; [`Pass::finish`] hands the times out.
+    #[cfg_attr(not(feature = "models"), allow(dead_code, reason = "models alone need it"))]
+    pub(crate) fn time_each(&mut self) {
+        self.timings = Some(Vec::new());
+    }
+
+    /// [`Pass::submit`], with the times of everything that was timed.
+    #[cfg_attr(not(feature = "models"), allow(dead_code, reason = "models alone need it"))]
+    pub(crate) fn finish(mut self) -> Result<Vec<AsyncGpuResult<PassTimes>>> {
+        self.flush()?;
+        Ok(self.timings.unwrap_or_default())
     }
 
     /// Keeps the commands for replay.

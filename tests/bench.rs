@@ -238,6 +238,7 @@ fn a_host_has_no_device_clock() {
     assert!(matches!(cpu.pass().submit_timed(Clock::Whole), Err(Error::Limit { .. })));
     let model = GpuModel::random(&cpu, &Config::new(50, 32, 16, 2, 2), 1).unwrap();
     assert!(matches!(model.profile(4, 4), Err(Error::Limit { .. })));
+    assert!(matches!(model.profile_prompt(4, 4), Err(Error::Limit { .. })));
 }
 
 #[test]
@@ -260,6 +261,36 @@ fn a_profile_accounts_for_every_dispatch_of_a_token() {
     // 3 layers; 16 wide; five tokens from position 10 on, so 13 positions are looked at on average.
     assert_eq!((profile.position, attention.work.flops), (10, 3.0 * 4.0 * 16.0 * 13.0));
     assert!(matches!(model.profile(60, 5), Err(Error::ContextFull { limit: 64, .. })));
+}
+
+#[test]
+fn a_profile_accounts_for_every_dispatch_of_a_prompt() {
+    let Some(gpu) = adapter() else { return };
+    if gpu.clock() < Some(Clock::Each) {
+        eprintln!("SKIPPED: no clock for single dispatches on {:?}", gpu.adapter());
+        return;
+    }
+    let model = GpuModel::random(&gpu, &Config::new(50, 600, 16, 3, 2), 1).unwrap();
+    let dispatches = |depth, tokens| {
+        let profile = model.profile_prompt(depth, tokens).unwrap();
+        assert_eq!((profile.position, profile.tokens), (depth, tokens));
+        let sum: f64 = profile.rows.iter().map(|row| row.seconds).sum();
+        assert!(
+            profile.rows.iter().all(|row| row.seconds > 0.0) && (sum + profile.other() - profile.seconds).abs() < 1e-12
+        );
+        let of = |name: &str| profile.rows.iter().find(|row| row.kernel == name).unwrap().clone();
+        (of("embed").dispatches, of("attention").dispatches, of("attention").work)
+    };
+    // Each of 300 tokens looks at itself and all before it, in 3 layers, 16 wide: in blocks of 256 rows and of 44.
+    let (blocks, attentions, work) = dispatches(0, 300);
+    assert_eq!((blocks, attentions, work.flops), (2, 6, 3.0 * 4.0 * 16.0 * (300.0 * 301.0 / 2.0)));
+    // Keys and values are read once by each block: 256 of them, then 300.
+    let rows = 300.0 * 4.0 * 4.0 * 16.0;
+    assert_eq!(work.bytes, 3.0 * (2.0 * 4.0 * 16.0 * (256.0 + 300.0) + rows));
+    // Four tokens after 100.
+    let (blocks, attentions, work) = dispatches(100, 4);
+    assert_eq!((blocks, attentions, work.flops), (1, 3, 3.0 * 4.0 * 16.0 * (101.0 + 102.0 + 103.0 + 104.0)));
+    assert!(matches!(model.profile_prompt(597, 4), Err(Error::ContextFull { limit: 600, .. })));
 }
 
 #[test]

@@ -93,6 +93,33 @@ fn a_baseline_decides_the_exit_code() {
 }
 
 #[test]
+fn kernels_are_those_of_the_tuning_that_is_given() {
+    if backend() == "cpu" {
+        eprintln!("SKIPPED: the CPU backend has no knobs");
+        return;
+    }
+    let tuning = Scratch::new("tuning.txt");
+    let only = ["--only", "matvec m=1,k=768,n=2304 f32", "--only", "layer_norm m=1,n=768"];
+    let kernels = |more: &[&str]| {
+        let output = gristmill(&[&["bench", "kernels", "-r", "7", "--json"], &only[..], more].concat());
+        ends_with(&output, 0);
+        let rows = parse_records(&stdout(&output)).unwrap().into_iter();
+        let kernels = rows.filter_map(|record| match record.entry {
+            Entry::Kernel(row) => Some(row.kernels.join("+")),
+            _ => None,
+        });
+        kernels.collect::<Vec<_>>()
+    };
+    let before = kernels(&[]);
+    assert_eq!(before.len(), 3, "{before:?}");
+    fs::write(&tuning.0, "matvec: kernel=matvec\n").unwrap();
+    let after = kernels(&["--tuning", tuning.path()]);
+    assert!(after[0] == "matvec" && after[1..] == before[1..], "{before:?}, {after:?}");
+    fs::write(&tuning.0, "matvec: kernel=wish\n").unwrap();
+    ends_with(&gristmill(&["bench", "kernels", "--tuning", tuning.path()]), 5);
+}
+
+#[test]
 fn a_model_is_timed_in_llama_benchs_columns() {
     let common = ["bench", "model", "-p", "8", "-n", "4", "-d", "0,5", "-r", "2", "--backend", "cpu", "-o"];
     let bench = |form: &str| {
@@ -131,6 +158,34 @@ fn a_model_is_timed_in_llama_benchs_columns() {
         ends_with(&gristmill(&["bench", "model", "-p", tokens, "--backend", "cpu"]), 2);
         ends_with(&gristmill(&["bench", "model", "-p", "0", "-n", "1", "-d", tokens, "--backend", "cpu"]), 2);
     }
+}
+
+#[test]
+fn a_profile_is_a_record_of_each_prompt_and_of_a_token() {
+    if backend() == "cpu" {
+        eprintln!("SKIPPED: no clock for single dispatches on the CPU backend");
+        return;
+    }
+    let (kept, config) = (Scratch::new("profile.jsonl"), Scratch::new("config.json"));
+    let text =
+        r#"{ "model_type": "gpt2", "vocab_size": 50, "n_positions": 64, "n_embd": 16, "n_layer": 2, "n_head": 2 }"#;
+    fs::write(&config.0, text).unwrap();
+    let common =
+        ["bench", "model", "--random", config.path(), "-p", "8,12", "-n", "4", "-d", "5", "-r", "1", "--profile"];
+    let output = gristmill(&[&common[..], &["-o", "jsonl", "--out", kept.path(), "--backend", "gpu"]].concat());
+    ends_with(&output, 0);
+    assert_eq!(fs::read_to_string(&kept.0).unwrap(), stdout(&output));
+    let records = parse_records(&stdout(&output)).unwrap();
+    let counts = records.iter().filter_map(|record| match &record.entry {
+        Entry::Profile(row) => Some((row.n_prompt, row.n_gen, row.rows.is_empty())),
+        _ => None,
+    });
+    let found: Vec<_> = counts.collect();
+    if found.is_empty() {
+        eprintln!("SKIPPED: no clock for single dispatches on this adapter");
+        return;
+    }
+    assert_eq!((records.len(), found), (6, vec![(8, 0, false), (12, 0, false), (0, 4, false)]));
 }
 
 #[test]

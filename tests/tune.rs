@@ -214,6 +214,27 @@ fn an_emitted_tuning_keeps_what_the_adapter_is_tuned_to() {
 }
 
 #[test]
+fn a_tuning_from_a_file_is_where_the_next_begins() {
+    if !adapter() {
+        return;
+    }
+    let folder = Folder::new("from");
+    let (cache, emitted) = (folder.path("cache.jsonl"), folder.path("tuning.txt"));
+    let given = folder.write("given.txt", "# by hand\ngelu: WG=128\n");
+    let all = ["--all", "--budget", "0.000001s", "--cache", &cache, "--emit", &emitted, "--tuning", &given];
+    let output = tune(&all);
+    assert_eq!(output.status.code(), Some(0));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("the budget is over"), "{said}");
+    let text = std::fs::read_to_string(&emitted).unwrap();
+    assert!(
+        text.ends_with("\ngelu: WG=128\n") && text.lines().filter(|line| !line.starts_with('#')).count() == 1,
+        "{text}"
+    );
+    refused(&["--all", "--tuning", &given, "--untuned"], 2, &["--untuned"]);
+}
+
+#[test]
 fn a_planted_best_among_many_combinations_is_found() {
     if !adapter() {
         return;

@@ -38,13 +38,18 @@ import sys
 import tempfile
 import time
 
-import gguf
-import make_gguf
-import numpy as np
 import peer
-from make_gguf import Shape
 
-SHAPES = {
+try:
+    import gguf
+    import make_gguf
+    import numpy as np
+    from make_gguf import Shape
+except ImportError:
+    # Speeds of files that are there already need neither of gguf and numpy.
+    gguf = None
+
+SHAPES = {} if gguf is None else {
     "llama-125m": Shape("llama", hidden=768, inner=2048, layers=12, heads=12, vocab=32000),
     "gpt2-124m": Shape("gpt2", hidden=768, inner=3072, layers=12, heads=12, vocab=50257, tied=True),
     # For agreement: rows of whole K-quant blocks, grouped heads, other widths.
@@ -88,8 +93,10 @@ class Llama(Engine):
 
 class Gristmill(Engine):
     def run(self, file, *command):
-        adapter = ["--adapter", self.args.adapter] if self.args.adapter and self.backend == "gpu" else []
-        command = [self.args.gristmill, *command, "--model", file, "--backend", self.backend, *adapter]
+        place = ["--adapter", self.args.adapter] if self.args.adapter and self.backend == "gpu" else []
+        if self.args.tuning and self.backend == "gpu":
+            place += ["--tuning", self.args.tuning]
+        command = [self.args.gristmill, *command, "--model", file, "--backend", self.backend, *place]
         return peer.run(command, RAYON_NUM_THREADS=str(self.args.threads))
 
     def rates(self, file, tests):
@@ -355,6 +362,7 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--without", action="append", default=[], choices=["gpu", "cpu", "speed", "agreement"])
     parser.add_argument("--adapter", help="part of the name of gristmill's; GGML_VK_VISIBLE_DEVICES is llama.cpp's [0]")
+    parser.add_argument("--tuning", metavar="FILE", help="of gristmill's kernels on the adapter")
     parser.add_argument("--gristmill", help="the command [target/release/gristmill]")
     parser.add_argument("--llama-cpp", help="the folder that build_llama_cpp.sh built in [$LLAMA_CPP, or target/peers/llama.cpp]")
     parser.add_argument("--json", action="store_true", help="print the samples as JSON instead of the table")
@@ -365,6 +373,8 @@ def main():
         parser.error("at least three repetitions, and five for a record")
     if {"gpu", "cpu"} <= set(args.without) or {"speed", "agreement"} <= set(args.without):
         parser.error("nothing is left to measure")
+    if gguf is None and ("agreement" not in args.without or not all(map(os.path.isfile, args.model))):
+        parser.error("without gguf and numpy: GGUF files, and --without agreement")
     if args.record and "speed" in args.without:
         parser.error("a record is of speeds")
     args.repository = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))

@@ -50,7 +50,7 @@ pub struct Batch {
     pub(super) cache: KvCache,
     pub(super) slots: Vec<Sequence>,
     pub(super) decoder: Option<Decoder>,
-    /// Where steps are timed: the times of each.
+    /// Where dispatches are timed: the times of each step, and of each part of a prompt.
     pub(super) timings: Option<Vec<AsyncGpuResult<PassTimes>>>,
 }
 
@@ -235,13 +235,19 @@ impl Batch {
             let block = begun(block);
             let rows = model.gpu.tensor_u32(bytemuck::cast_slice(&block), &[block.len(), 4])?;
             let mut pass = model.gpu.pass();
+            if self.timings.is_some() {
+                pass.time_each();
+            }
             let x = forward(&mut pass, &model, &mut self.cache, &rows, Rows::Prompt)?;
             let from = |slot: u32| parts.iter().find(|part| part.0 == slot as usize).map_or(usize::MAX, |part| part.1);
             for run in runs(&block, logits_rows, |row| row.position as usize >= from(row.slot)) {
                 let logits = head(&mut pass, &model, &self.cache, &x, (run.start, run.len()))?;
                 take(&mut pass, &logits, block.get(run).unwrap_or_default())?;
             }
-            pass.submit()?;
+            let times = pass.finish()?;
+            if let Some(timings) = &mut self.timings {
+                timings.extend(times);
+            }
             for row in &block {
                 if let Some(sequence) = self.slots.get_mut(row.slot as usize) {
                     sequence.cached = row.position as usize + 1;

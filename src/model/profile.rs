@@ -1,27 +1,28 @@
-//! Where the time of a token goes: the device's time of every dispatch of the decoding plan, as it is replayed, and what is
-//! left of the wall's.
+//! Where the time of a token goes, or of a prompt: the device's time of every dispatch of the decoding plan as it is
+//! replayed, or of a prompt's passes, and what is left of the wall's.
 //!
 //! A profile of ops run one at a time is of another program: it has gaps that decoding has not, and no step in flight. So
 //! the plan itself is replayed with timestamps between its dispatches, after the same tokens were written without them, and
 //! the difference of the two is what looking cost. The rows and [`Profile::other`] add up to the wall's time by definition:
 //! what no dispatch accounts for has a row of its own and cannot hide.
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::time::Instant;
 
 use crate::encode::{Clock, DispatchTime, PassTimes, Work};
 use crate::error::{Error, Result};
-use crate::model::batch::Batch;
+use crate::model::batch::{Batch, block_rows};
 use crate::model::generation::Request;
 use crate::model::{Config, GpuModel, KvType, SessionOptions};
 use crate::ops::Sampler;
-use std::borrow::Cow;
 
 /// Tokens before the clock starts.
 const WARM_UP: usize = 3;
 /// The likeliest token each time.
 const GREEDY: Sampler = Sampler { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 };
 
-/// What the dispatches of one kernel take, per token.
+/// What the dispatches of one kernel take, per token or per prompt.
 ///
 /// ```
 /// use gristmill::model::Config;
@@ -46,7 +47,7 @@ pub struct OpTime {
     pub op: Cow<'static, str>,
     /// The kernel.
     pub kernel: Cow<'static, str>,
-    /// How many a token has.
+    /// How many a token has, or the prompt.
     pub dispatches: usize,
     /// Seconds on the device.
     pub seconds: f64,
@@ -54,7 +55,7 @@ pub struct OpTime {
     pub work: Work,
 }
 
-/// A token, accounted for: the rows and [`other`](Profile::other) add up to `seconds`.
+/// A token, or a prompt, accounted for: the rows and [`other`](Profile::other) add up to `seconds`.
 ///
 /// ```
 /// use gristmill::model::Config;
@@ -79,16 +80,16 @@ pub struct Profile {
     pub tokens: usize,
     /// Position of the first of them.
     pub position: usize,
-    /// Seconds a token by the wall, with timestamps.
+    /// Seconds by the wall, with timestamps: of a token that is written, of all tokens of a prompt.
     pub seconds: f64,
-    /// Seconds a token by the wall, without them: what the timestamps cost is the difference.
+    /// The same without them: what the timestamps cost is the difference.
     pub seconds_untimed: f64,
     /// By kernel, the longest first.
     pub rows: Vec<OpTime>,
 }
 
 impl Profile {
-    /// Seconds a token that no dispatch accounts for: recording, submitting, the way back, and gaps between tokens.
+    /// Seconds that no dispatch accounts for: recording, submitting, the way back, and gaps between tokens.
     pub fn other(&self) -> f64 {
         self.seconds - self.rows.iter().map(|row| row.seconds).sum::<f64>()
     }
@@ -101,15 +102,7 @@ impl GpuModel {
     /// [`Error::Limit`] where the device cannot time dispatches, as on the CPU backend; [`Error::ContextFull`].
     pub fn profile(&self, depth: usize, tokens: usize) -> Result<Profile> {
         let (tokens, depth) = (tokens.max(1), depth.max(1));
-        if self.gpu().clock() < Some(Clock::Each) {
-            let (op, limit) = ("a profile".to_owned(), "timestamps within a pass");
-            return Err(Error::Limit { op, limit, wanted: 1, granted: 0 });
-        }
-        let (needed, limit) = (depth.saturating_add(tokens).saturating_add(WARM_UP), self.config().n_positions);
-        if needed > limit {
-            return Err(Error::ContextFull { have: needed, limit });
-        }
-        let mut batch = self.batch_with(1, &SessionOptions { context: needed, ..self.session_options() })?;
+        let mut batch = self.timed_batch(depth.saturating_add(tokens).saturating_add(WARM_UP))?;
         let prompt = vec![0; depth];
         let (last, before) = prompt.split_last().ok_or(Error::EmptyPrompt)?;
         if !before.is_empty() {
@@ -123,8 +116,9 @@ impl GpuModel {
         let first = times.len().saturating_sub(tokens);
         let mut rows: Vec<OpTime> = Vec::new();
         for (step, times) in times.into_iter().enumerate().skip(first) {
-            let attention = attention(self.config(), self.session_options().kv, depth - 1 + step);
-            add(&mut rows, &self.gpu().wait(times)?, attention);
+            let position = depth - 1 + step;
+            let attention = attention(self.config(), self.session_options().kv, position..position + 1);
+            add(&mut rows, &self.gpu().wait(times)?, |_| attention);
         }
         for row in &mut rows {
             let per_token = 1.0 / tokens as f64;
@@ -135,6 +129,79 @@ impl GpuModel {
         rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         Ok(Profile { tokens, position: depth - 1 + first, seconds, seconds_untimed, rows })
     }
+
+    /// Reads a prompt of `tokens` tokens after `depth` others, to the logits of the last: once to warm up, once as always,
+    /// and once with timestamps. What is accounted for is the prompt as a whole.
+    ///
+    /// # Errors
+    /// As [`GpuModel::profile`]; [`Error::TooLarge`] for a model with more dispatches than a set of timestamps has room for.
+    ///
+    /// ```
+    /// use gristmill::model::Config;
+    /// use gristmill::{ComputeBackend, Error, GpuCompute, GpuModel};
+    ///
+    /// let config = Config::new(50, 16, 8, 2, 2); // vocabulary, context, width, layers, heads
+    /// let model = GpuModel::random(&GpuCompute::new(ComputeBackend::Gpu)?, &config, 1)?;
+    /// match model.profile_prompt(0, 8) {
+    ///     Ok(profile) => {
+    ///         let attention = profile.rows.iter().find(|row| row.op == "attention").expect("a layer has it");
+    ///         assert_eq!((profile.tokens, attention.dispatches), (8, 2));
+    ///     }
+    ///     // Where timestamps cannot be written within a pass.
+    ///     Err(error) => assert!(matches!(error, Error::Limit { .. })),
+    /// }
+    /// # Ok::<(), gristmill::Error>(())
+    /// ```
+    pub fn profile_prompt(&self, depth: usize, tokens: usize) -> Result<Profile> {
+        let tokens = tokens.max(1);
+        let mut batch = self.timed_batch(depth.saturating_add(tokens))?;
+        if depth > 0 {
+            batch.last_logits(&[(0, &vec![0; depth])])?;
+        }
+        let prompt = vec![0; tokens];
+        let read = |batch: &mut Batch| -> Result<f64> {
+            batch.rewind(0, depth)?;
+            let start = Instant::now();
+            batch.last_logits(&[(0, &prompt)])?;
+            Ok(start.elapsed().as_secs_f64())
+        };
+        read(&mut batch)?;
+        let seconds_untimed = read(&mut batch)?;
+        batch.timings = Some(Vec::new());
+        let seconds = read(&mut batch)?;
+        let (block, layers) = (block_rows(self.gpu(), self.config()), self.config().n_layers.max(1));
+        // A block of rows has an attention in each layer.
+        let of_nth = |n: usize| {
+            let first = (depth + n / layers * block).min(depth + tokens);
+            attention(self.config(), self.session_options().kv, first..(first + block).min(depth + tokens))
+        };
+        let mut rows: Vec<OpTime> = Vec::new();
+        let mut seen = 0;
+        for times in batch.timings.take().unwrap_or_default() {
+            add(&mut rows, &self.gpu().wait(times)?, |n| of_nth(seen + n));
+            seen = rows.iter().filter(|row| looks_back(&row.kernel)).map(|row| row.dispatches).sum();
+        }
+        rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        Ok(Profile { tokens, position: depth, seconds, seconds_untimed, rows })
+    }
+
+    /// A batch for one sequence of `needed` tokens, on a device that times its dispatches.
+    fn timed_batch(&self, needed: usize) -> Result<Batch> {
+        if self.gpu().clock() < Some(Clock::Each) {
+            let (op, limit) = ("a profile".to_owned(), "timestamps within a pass");
+            return Err(Error::Limit { op, limit, wanted: 1, granted: 0 });
+        }
+        let limit = self.config().n_positions;
+        if needed > limit {
+            return Err(Error::ContextFull { have: needed, limit });
+        }
+        self.batch_with(1, &SessionOptions { context: needed, ..self.session_options() })
+    }
+}
+
+/// Whether a kernel goes through the keys and values of all positions before.
+fn looks_back(kernel: &str) -> bool {
+    matches!(kernel, "attention" | "attention_decode")
 }
 
 /// Seconds a token, once the first few have come.
@@ -151,12 +218,15 @@ fn write(batch: &mut Batch, last: u32, tokens: usize) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64() / tokens as f64)
 }
 
-/// Adds the dispatches of a token. How far attention looks is known on the device alone, and to the caller.
-fn add(rows: &mut Vec<OpTime>, times: &PassTimes, attention: Work) {
+/// Adds dispatches. How far attention looks is known on the device alone, and to the caller, for the nth of them that does.
+fn add(rows: &mut Vec<OpTime>, times: &PassTimes, attention: impl Fn(usize) -> Work) {
+    let mut looked = 0;
     for DispatchTime { op, kernel, seconds, work } in &times.dispatches {
-        let work = match &**kernel {
-            "attention" | "attention_decode" => attention,
-            _ => *work,
+        let work = if looks_back(kernel) {
+            looked += 1;
+            attention(looked - 1)
+        } else {
+            *work
         };
         let row = match rows.iter_mut().position(|row| row.kernel == *kernel) {
             Some(known) => rows.get_mut(known),
@@ -179,10 +249,13 @@ fn add(rows: &mut Vec<OpTime>, times: &PassTimes, attention: Work) {
     }
 }
 
-/// One row that looks at all positions up to its own: queries, keys, values and output.
-fn attention(config: &Config, kv: KvType, position: usize) -> Work {
-    let (keys, width, kv_width) = ((position + 1) as f64, config.q_width() as f64, config.kv_width() as f64);
-    let stored = kv.dtype().bytes() as f64;
-    let (cached, new) = (2.0 * stored * keys * kv_width, 4.0 * (2.0 * width + 2.0 * kv_width));
-    Work { flops: 4.0 * keys * width, bytes: cached + new }
+/// Rows that each look at all positions up to their own: queries, keys, values and output. Keys and values are read once
+/// for all of them.
+fn attention(config: &Config, kv: KvType, positions: Range<usize>) -> Work {
+    let (rows, width, kv_width) = (positions.len() as f64, config.q_width() as f64, config.kv_width() as f64);
+    let (stored, end) = (kv.dtype().bytes() as f64, positions.end as f64);
+    // The sum of `position + 1`.
+    let pairs = rows * (positions.start as f64 + 1.0 + end) / 2.0;
+    let (cached, new) = (2.0 * stored * end * kv_width, rows * 4.0 * (2.0 * width + 2.0 * kv_width));
+    Work { flops: 4.0 * pairs * width, bytes: cached + new }
 }

@@ -44,20 +44,35 @@ struct Keep {
 }
 
 impl Keep {
-    fn keep(&self, environment: &Environment, records: &[Record]) -> Result<(), Failure> {
+    fn paths(&self, environment: &Environment) -> impl Iterator<Item = PathBuf> {
         let day = environment.date.split('T').next().unwrap_or_default();
         let dated = self.record.as_ref().map(|dir| dir.join(environment.folder()).join(format!("{day}.jsonl")));
+        self.out.clone().into_iter().chain(dated)
+    }
+
+    fn keep(&self, environment: &Environment, records: &[Record]) -> Result<(), Failure> {
+        self.append(environment, records)?;
+        self.say(environment, records.len());
+        Ok(())
+    }
+
+    fn append(&self, environment: &Environment, records: &[Record]) -> Result<(), Failure> {
         let lines = lines(records)?;
-        for path in self.out.iter().chain(&dated) {
+        for path in self.paths(environment) {
             let failed = |error: std::io::Error| Error::Io { path: path.clone(), message: error.to_string() };
             if let Some(parent) = path.parent() {
                 std::fs::create_dir_all(parent).map_err(failed)?;
             }
-            let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+            let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
             std::io::Write::write_all(&mut file, lines.as_bytes()).map_err(failed)?;
-            note(&format!("appended {} records to {}", records.len(), path.display()));
         }
         Ok(())
+    }
+
+    fn say(&self, environment: &Environment, count: usize) {
+        for path in self.paths(environment) {
+            note(&format!("appended {count} records to {}", path.display()));
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use gristmill::{ComputeBackend, GpuCompute, Options};
+use gristmill::{ComputeBackend, Error, GpuCompute, Options, Tuning};
 
 use failure::Outcome;
 
@@ -83,6 +83,9 @@ struct Place {
     /// Part of the adapter's name; takes precedence over GRISTMILL_ADAPTER and WGPU_ADAPTER_NAME
     #[arg(long, value_name = "NAME")]
     adapter: Option<String>,
+    /// Kernels and knobs from FILE, as `tune --emit` writes it, instead of those that ship for this adapter
+    #[arg(long, value_name = "FILE")]
+    tuning: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -97,7 +100,26 @@ enum Backend {
 
 impl Place {
     fn open(&self, default: Backend) -> gristmill::Result<GpuCompute> {
-        GpuCompute::open(&self.options(default))
+        self.open_with(&self.options(default))
+    }
+
+    /// Opens, with the tuning that was asked for. What is wrong with the file is found before a device is opened.
+    fn open_with(&self, options: &Options) -> gristmill::Result<GpuCompute> {
+        let parse = |path: &PathBuf| {
+            let text = source::read_text(path)?;
+            // What is wrong with a line is wrong with the file that has it.
+            let bad = |error: Error| Error::BadFile { path: path.clone(), offset: 0, message: error.to_string() };
+            Tuning::parse(&text).map_err(bad)
+        };
+        let tuning = self.tuning.as_ref().map(parse).transpose()?;
+        let gpu = GpuCompute::open(options)?;
+        if let Some(tuning) = tuning {
+            if !gpu.is_gpu() {
+                output::note("--tuning changes nothing: the CPU backend has no knobs");
+            }
+            gpu.set_tuning(tuning);
+        }
+        Ok(gpu)
     }
 
     /// [`Place::open`] for what runs models: their kernels are compiled once, and not in every run.
@@ -109,7 +131,7 @@ impl Place {
             None => cache.map(|cache| cache.join("gristmill")),
             Some(path) => Some(PathBuf::from(path)).filter(|path| !path.as_os_str().is_empty()),
         };
-        GpuCompute::open(&Options { pipelines, ..self.options(default) })
+        self.open_with(&Options { pipelines, ..self.options(default) })
     }
 
     fn options(&self, default: Backend) -> Options {

@@ -161,11 +161,11 @@ fn parse_ids(text: &str) -> Result<Vec<u64>, String> {
 }
 
 /// A file's text.
-pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
+pub(crate) fn read_text(path: &Path) -> gristmill::Result<String> {
     let bytes = std::fs::read(path).map_err(|error| Error::Io { path: path.to_owned(), message: error.to_string() })?;
     String::from_utf8(bytes).map_err(|error| {
         let (offset, message) = (error.utf8_error().valid_up_to() as u64, "is not UTF-8".to_owned());
-        Error::BadFile { path: path.to_owned(), offset, message }.into()
+        Error::BadFile { path: path.to_owned(), offset, message }
     })
 }
 

@@ -5,7 +5,7 @@ mod text;
 mod watch;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gristmill::bench::{Row, row_of, rows_of};
 use gristmill::tune::{TuneCache, Tuned, Tuner};
@@ -35,7 +35,8 @@ pub(crate) struct Args {
     /// The values of a knob instead of those in the file, such as BM=32,64; may be given several times
     #[arg(long, value_name = "NAME=VALUES")]
     knob: Vec<String>,
-    /// No candidate begins after this: 60s, 5m. Divided among the shapes, and among the kernels with --all
+    /// No candidate begins after this: 60s, 5m. Divided among the shapes, and among the kernels with --all, whose last part is
+    /// for comparing the kernels of an op
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     budget: Option<Duration>,
     /// Take results from the cache instead of running candidates again
@@ -57,7 +58,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     emit: Option<PathBuf>,
     /// Compare with the defaults of the kernels' files instead of what ships for this adapter
-    #[arg(long)]
+    #[arg(long, conflicts_with = "tuning")]
     untuned: bool,
     #[command(flatten)]
     form: Form,
@@ -85,7 +86,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
         let mut options = args.place.options(Backend::Gpu);
         // A candidate that hangs is one of many.
         options.deadline = DEADLINE;
-        let gpu = GpuCompute::open(&options)?;
+        let gpu = args.place.open_with(&options)?;
         if args.untuned {
             gpu.set_tuning(Tuning::default());
         }
@@ -102,16 +103,17 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
     let kernels = args.kernels()?;
     // Not after an hour of measuring.
     [&args.html, &args.emit, &args.form.out].into_iter().flatten().try_for_each(|path| ensure_writable(path))?;
+    let start = Instant::now();
     let mut tuner = Tuner::open(open)?;
-    let mut jobs = Vec::new();
-    for tuned in &kernels {
-        let rows = args.rows(tuner.gpu(), tuned)?;
-        if rows.is_empty() && !args.all {
-            return Err(no_shape(tuned.name()));
-        }
-        jobs.extend(rows.into_iter().map(|row| Job { tuned, row }));
+    let mut jobs = args.jobs(tuner.gpu(), &kernels)?;
+    // The most work first: where a budget ends early, it is the least that is left out.
+    if args.all {
+        let most = |jobs: &[Job<'_>]| jobs.iter().map(|job| job.row.flops + job.row.bytes).fold(0.0, f64::max);
+        jobs.sort_by(|a, b| most(b).total_cmp(&most(a)));
     }
-    let mut run = Run { args, cache: args.cache()?, tuning: tuner.gpu().tuning(), found: Vec::new(), wrong: None };
+    let jobs: Vec<Job<'_>> = jobs.into_iter().flatten().collect();
+    let tuning = tuner.gpu().tuning();
+    let mut run = Run { args, start, cache: args.cache()?, tuning, found: Vec::new(), wrong: None };
     run.sweeps(&mut tuner, &jobs)?;
     run.rivals(&mut tuner, &jobs)?;
     run.give_out(tuner.gpu(), &jobs)
@@ -157,6 +159,18 @@ impl Args {
         names.into_iter().map(|name| self.tuned(name)).collect()
     }
 
+    /// Those of each kernel.
+    fn jobs<'a>(&self, gpu: &GpuCompute, kernels: &'a [Tuned]) -> Result<Vec<Vec<Job<'a>>>, Failure> {
+        let jobs = |tuned: &'a Tuned| {
+            let rows = self.rows(gpu, tuned)?;
+            if rows.is_empty() && !self.all {
+                return Err(no_shape(tuned.name()));
+            }
+            Ok(rows.into_iter().map(|row| Job { tuned, row }).collect())
+        };
+        kernels.iter().map(jobs).collect()
+    }
+
     fn rows(&self, gpu: &GpuCompute, tuned: &Tuned) -> Result<Vec<Row>, Failure> {
         let kernel = kernels::ALL.iter().find(|kernel| kernel.name == tuned.name());
         let kernel = *kernel.ok_or_else(|| usage("no such kernel"))?;
@@ -166,15 +180,8 @@ impl Args {
         }
         let mut rows = rows_of(gpu, kernel);
         if self.all {
-            // One shape speaks for its class, and these formats for theirs.
-            let mut seen = Vec::new();
+            // These formats speak for theirs.
             rows.retain(|row| ["f32", "f16", "q4_0", "q8_0"].contains(&row.dtype));
-            rows.retain(|row| {
-                let class = row.class();
-                let new = !seen.contains(&class);
-                seen.push(class);
-                new
-            });
         } else {
             rows.retain(|row| row.dtype == self.format.name());
             rows.truncate(1);

@@ -23,14 +23,14 @@ pub(crate) struct Args {
     /// Only rows of this operation
     #[arg(long, value_name = "OP")]
     op: Option<String>,
-    /// Only rows with this in their names
+    /// Only rows with this in their names, or with any of several
     #[arg(long, value_name = "TEXT")]
-    only: Option<String>,
+    only: Vec<String>,
     /// Compare with an earlier run's records; a row that is slower beyond the noise of both ends with exit code 1
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
     /// With the kernels and knobs that are the defaults instead of those that ship for this adapter
-    #[arg(long)]
+    #[arg(long, conflicts_with = "tuning")]
     untuned: bool,
     /// Repetitions, at least seven
     #[arg(short, long, default_value_t = 11, value_parser = clap::value_parser!(u16).range(7..=1000))]
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
     let all = rows(&gpu);
     let wanted = |row: &&Row| {
         args.op.as_ref().is_none_or(|op| row.op == op)
-            && args.only.as_ref().is_none_or(|text| row.name().contains(text.as_str()))
+            && (args.only.is_empty() || args.only.iter().any(|text| row.name().contains(text.as_str())))
     };
     let chosen: Vec<&Row> = all.iter().filter(wanted).collect();
     if chosen.is_empty() {
@@ -65,24 +65,26 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
     let mut bench = Bench::new(&gpu, args.repetitions.into());
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} rows, {msg}");
     let bar = ProgressBar::new(chosen.len() as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let (mut measured, mut changes) = (Vec::new(), Vec::new());
+    let (mut measured, mut changes, mut records) = (Vec::new(), Vec::new(), Vec::new());
     for row in chosen {
         bar.set_message(row.name());
         let (kernel, change) = bench.against(row, baseline.as_deref())?;
+        let record = Record::new(&environment, Entry::Kernel(kernel.clone()));
+        // At once: what ends a long run early does not take the rows that it has.
+        args.keep.append(&environment, std::slice::from_ref(&record))?;
         measured.push(kernel);
         changes.push(change);
+        records.push(record);
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let records: Vec<Record> =
-        measured.iter().map(|row| Record::new(&environment, Entry::Kernel(row.clone()))).collect();
     if args.json {
         print(&lines(&records)?)?;
     } else {
         say_where(&gpu)?;
         print(&text(&measured, &changes, baseline.is_some()))?;
     }
-    args.keep.keep(&environment, &records)?;
+    args.keep.say(&environment, records.len());
     let slower = changes.iter().flatten().filter(|change| change.is_slower()).count();
     if baseline.is_some() {
         let compared = changes.iter().flatten().count();

@@ -1,8 +1,8 @@
 //! `bench model`: reading and writing, as llama-bench has it.
 
-use gristmill::bench::{Entry, Environment, ModelRow, ModelTest, Record, TestKind};
+use gristmill::bench::{Ceilings, Entry, Environment, Harness, ModelRow, ModelTest, ProfileRow, Record, TestKind};
 use gristmill::model::Profile;
-use gristmill::{Clock, GpuCompute};
+use gristmill::{Clock, GpuCompute, GpuModel};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -31,6 +31,9 @@ pub(crate) struct Args {
     /// is built in]
     #[arg(short, long, value_name = "MODEL")]
     model: Option<String>,
+    /// Random weights of the shape of a config.json, the same on every machine
+    #[arg(long, value_name = "CONFIG", conflicts_with = "model")]
+    random: Option<String>,
     /// Tokens to read; several tests with commas, 0 for none
     #[arg(short = 'p', long, value_name = "N,..", value_delimiter = ',', default_values_t = [512])]
     n_prompt: Vec<usize>,
@@ -46,7 +49,8 @@ pub(crate) struct Args {
     /// How rows are printed
     #[arg(short, long, value_enum, default_value = "md")]
     output: Format,
-    /// After the tests: where the time of a written token goes, at each depth
+    /// After the tests: where the time of each prompt goes, and of a written token, at each depth; as tables (on stderr where
+    /// the rows are not Markdown) and as records
     #[arg(long)]
     profile: bool,
     #[command(flatten)]
@@ -58,10 +62,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
-    let source = match args.model.as_deref() {
-        Some("gpt2-small") => ModelArgs { model: None, random: Some("gpt2-small".to_owned()) },
-        Some(dir) => ModelArgs { model: Some(dir.into()), random: None },
-        None => ModelArgs { model: None, random: None },
+    let source = match (args.model.as_deref(), &args.random) {
+        (Some("gpt2-small"), _) => ModelArgs { model: None, random: Some("gpt2-small".to_owned()) },
+        (model, random) => ModelArgs { model: model.map(Into::into), random: random.clone() },
     }
     .open()?;
     let gpu = args.place.open(Backend::Gpu)?;
@@ -92,12 +95,43 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
             note("no profile: this backend has no clock for single dispatches");
             return Ok(Outcome::Done);
         }
-        for &depth in &args.n_depth {
-            let tokens = args.n_gen.iter().copied().max().unwrap_or(0).max(1);
-            print(&profile_text(&model.profile(depth, tokens)?, &gpu)?)?;
+        let profiles = profiles(args, &gpu, &model, &source.name)?;
+        let records: Vec<Record> =
+            profiles.into_iter().map(|row| Record::new(&environment, Entry::Profile(row))).collect();
+        if args.output == Format::Jsonl {
+            print(&lines(&records)?)?;
         }
+        args.keep.keep(&environment, &records)?;
     }
     Ok(Outcome::Done)
+}
+
+/// Profiles every prompt and, if any tokens are to be written, a token, at each depth. Prints the tables.
+fn profiles(args: &Args, gpu: &GpuCompute, model: &GpuModel, name: &str) -> Result<Vec<ProfileRow>, Failure> {
+    let kv = model.session_options().kv;
+    let written = args.n_gen.iter().copied().max().unwrap_or(0);
+    let (harness, mut ceilings) = (Harness::new(gpu), Ceilings::new());
+    // Weights are read once a token: nothing that a cache would keep.
+    let limits = (ceilings.peak(&harness)?, ceilings.bandwidth(&harness, 1 << 28)?);
+    let mut rows = Vec::new();
+    let mut add = |counts: (usize, usize), profile: &Profile| {
+        rows.push(ProfileRow::new(name, counts, kv, profile));
+        let text = profile_text(profile, if counts.0 > 0 { "prompt" } else { "token" }, limits);
+        if args.output == Format::Md {
+            return print(&text);
+        }
+        note(&text);
+        Ok(())
+    };
+    for &depth in &args.n_depth {
+        for &tokens in args.n_prompt.iter().filter(|&&n| n > 0) {
+            add((tokens, 0), &model.profile_prompt(depth, tokens)?)?;
+        }
+        if written > 0 {
+            add((0, written), &model.profile(depth, written)?)?;
+        }
+    }
+    Ok(rows)
 }
 
 fn tests(args: &Args) -> Vec<ModelTest> {
@@ -167,13 +201,9 @@ fn flat(row: &ModelRow, backend: &str, gpu: &GpuCompute) -> Value {
 }
 
 /// A row per kernel, what is left, and the sum.
-fn profile_text(profile: &Profile, gpu: &GpuCompute) -> Result<String, Failure> {
-    let harness = gristmill::bench::Harness::new(gpu);
-    let mut ceilings = gristmill::bench::Ceilings::new();
-    let peak = ceilings.peak(&harness)?;
-    // Weights are read once a token: nothing that a cache would keep.
-    let bandwidth = ceilings.bandwidth(&harness, 1 << 28)?;
-    let header = ["kernel", "dispatches", "us", "% of token", "GFLOP/s", "% peak", "GB/s", "% bandwidth"];
+fn profile_text(profile: &Profile, what: &str, (peak, bandwidth): (f64, f64)) -> String {
+    let share_of = format!("% of {what}");
+    let header = ["kernel", "dispatches", "us", &share_of, "GFLOP/s", "% peak", "GB/s", "% bandwidth"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
     let share = |seconds: f64| format!("{:.1}", 100.0 * seconds / profile.seconds);
     for row in &profile.rows {
@@ -197,12 +227,12 @@ fn profile_text(profile: &Profile, gpu: &GpuCompute) -> Result<String, Failure> 
     };
     rows.push(sum("[other]", "-".to_owned(), profile.other()));
     let count: usize = profile.rows.iter().map(|row| row.dispatches).sum();
-    rows.push(sum("a token", count.to_string(), profile.seconds));
+    rows.push(sum(&format!("a {what}"), count.to_string(), profile.seconds));
     let (first, last) = (profile.position, profile.position + profile.tokens - 1);
     let cost = 100.0 * (profile.seconds / profile.seconds_untimed - 1.0);
     let untimed = 1e6 * profile.seconds_untimed;
     let head = format!(
-        "\nwhere the time of a token goes, positions {first} to {last}; without timestamps {untimed:.1} us ({cost:+.1} %)\n"
+        "\nwhere the time of a {what} goes, positions {first} to {last}; without timestamps {untimed:.1} us ({cost:+.1} %)\n"
     );
-    Ok(head + &table(&rows))
+    head + &table(&rows)
 }

@@ -1,7 +1,7 @@
 //! One run of the tuner: sweep after sweep, then the kernels of an op against each other, then everything written down.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gristmill::bench::{Environment, Row};
 use gristmill::tune::{Limits, Rival, Step, Sweep, TuneCache, TuneReport, Tuned, Tuner, Verdict};
@@ -19,8 +19,12 @@ pub(super) struct Job<'a> {
     pub(super) row: Row,
 }
 
+/// The part of a budget that sweeps get, where kernels of an op are compared after them.
+const SWEEPS: f64 = 0.85;
+
 pub(super) struct Run<'a> {
     pub(super) args: &'a Args,
+    pub(super) start: Instant,
     pub(super) cache: TuneCache,
     /// What is emitted.
     pub(super) tuning: Tuning,
@@ -31,12 +35,30 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// What is left of so much of the budget, if there is one.
+    fn left(&self, share: f64) -> Option<Duration> {
+        self.args.budget.map(|budget| budget.mul_f64(share).saturating_sub(self.start.elapsed()))
+    }
+
     pub(super) fn sweeps(&mut self, tuner: &mut Tuner<'_>, jobs: &[Job<'_>]) -> Result<(), Failure> {
-        let start = Instant::now();
+        let share = if self.args.all { SWEEPS } else { 1.0 };
+        let mut known = Vec::new();
         for (i, job) in jobs.iter().enumerate() {
+            let left = self.left(share);
+            // A sweep of no candidate still verifies the default, and many of them are no budget.
+            if self.args.all && left.is_some_and(|left| left.is_zero()) {
+                note(&format!("the budget is over: {} of {} sweeps are left out", jobs.len() - i, jobs.len()));
+                break;
+            }
+            // One shape speaks for its class. Which that is takes the operands, so it is asked when it is a shape's turn.
+            let class = self.args.all.then(|| (job.tuned.name(), job.row.class()));
+            if class.is_some() && known.contains(&class) {
+                continue;
+            }
+            known.push(class);
             // What is left is for those that are left.
-            let left = |budget: std::time::Duration| budget.saturating_sub(start.elapsed()) / (jobs.len() - i) as u32;
-            let limits = Limits { budget: self.args.budget.map(left), resume: self.args.resume };
+            let budget = left.map(|left| left / (jobs.len() - i) as u32);
+            let limits = Limits { budget, resume: self.args.resume };
             let place = if jobs.len() > 1 { format!("{} of {}, ", i + 1, jobs.len()) } else { String::new() };
             let (found, class) = match one(tuner, job, limits, &mut self.cache, &place) {
                 // An adapter lacks what some kernels need.
@@ -60,6 +82,7 @@ impl Run<'_> {
             // The default needs no line.
             if let (Some(kernel), Verdict::Winner) = (kernel, found.verdict) {
                 self.tuning.prefer(kernel, class, &found.winner);
+                self.emit(tuner.gpu())?;
             }
             self.found.push((i, found, class));
         }
@@ -78,6 +101,10 @@ impl Run<'_> {
                 .collect();
             if same.len() < 2 || done.contains(&row) {
                 continue;
+            }
+            if self.left(1.0).is_some_and(|left| left.is_zero()) {
+                note("the budget is over: not all kernels of an op were compared with each other");
+                break;
             }
             let arms: Vec<(&Job<'_>, &Sweep)> = same
                 .iter()
@@ -111,7 +138,18 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Writes the tuning as it is: whoever ends a long run early has what was found until then.
+    fn emit(&self, gpu: &GpuCompute) -> Result<(), Failure> {
+        let Some(path) = &self.args.emit else { return Ok(()) };
+        let environment = Environment::of(gpu);
+        let on = environment.adapter.as_ref();
+        let on = on.map_or_else(String::new, |adapter| format!("# {}, {}\n", adapter.name, adapter.driver));
+        let how = format!("# {}, gristmill {}: {}\n", environment.date, environment.version, environment.command);
+        write(path, &format!("{on}{how}{}", self.tuning))
+    }
+
     pub(super) fn give_out(self, gpu: &GpuCompute, jobs: &[Job<'_>]) -> Result<Outcome, Failure> {
+        self.emit(gpu)?;
         let environment = Environment::of(gpu);
         let shader = self.args.shader.as_ref().map(|path| path.display().to_string());
         let mut reports: Vec<TuneReport> = Vec::new();
@@ -125,18 +163,8 @@ impl Run<'_> {
                 report.sweeps.push(sweep);
             }
         }
-        let write = |path: &Path, text: &str| {
-            let failed = |e: std::io::Error| Error::Io { path: path.to_owned(), message: e.to_string() };
-            std::fs::write(path, text).map_err(failed)
-        };
         if let Some(path) = &self.args.html {
             write(path, &TuneReport::page(&reports))?;
-        }
-        if let Some(path) = &self.args.emit {
-            let adapter = environment.adapter.as_ref();
-            let on = adapter.map_or_else(String::new, |adapter| format!("# {}, {}\n", adapter.name, adapter.driver));
-            let how = format!("# {}, gristmill {}: {}\n", environment.date, environment.version, environment.command);
-            write(path, &format!("{on}{how}{}", self.tuning))?;
         }
         let document = match reports.as_slice() {
             [report] => serde_json::to_value(report),
@@ -145,6 +173,11 @@ impl Run<'_> {
         self.args.form.document(&document.unwrap_or_default())?;
         self.wrong.map_or(Ok(Outcome::Done), |error| Err(error.into()))
     }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    let failed = |e: std::io::Error| Error::Io { path: path.to_owned(), message: e.to_string() };
+    Ok(std::fs::write(path, text).map_err(failed)?)
 }
 
 /// One sweep, with a line that says how far it is.
