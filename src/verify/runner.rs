@@ -181,7 +181,7 @@ impl<'a> Bench<'a> {
     /// Whether a kernel that ran rounds what it multiplies to halves.
     pub(crate) fn halves(&self) -> bool {
         let ran = |kernel: &&Kernel| self.kernels.contains(kernel.name);
-        kernels::ALL.iter().filter(|kernel| kernel.needs.f16).any(|kernel| ran(kernel))
+        kernels::ALL.iter().filter(|kernel| kernel.needs.f16).any(ran)
     }
 
     /// The elements of a guarded tensor, after its guards and tails were checked. `T` is as large as an element.
