@@ -105,13 +105,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
     [&args.html, &args.emit, &args.form.out].into_iter().flatten().try_for_each(|path| ensure_writable(path))?;
     let start = Instant::now();
     let mut tuner = Tuner::open(open)?;
-    let mut jobs = args.jobs(tuner.gpu(), &kernels)?;
-    // The most work first: where a budget ends early, it is the least that is left out.
-    if args.all {
-        let most = |jobs: &[Job<'_>]| jobs.iter().map(|job| job.row.flops + job.row.bytes).fold(0.0, f64::max);
-        jobs.sort_by(|a, b| most(b).total_cmp(&most(a)));
-    }
-    let jobs: Vec<Job<'_>> = jobs.into_iter().flatten().collect();
+    let jobs = args.jobs(tuner.gpu(), &kernels)?;
     let tuning = tuner.gpu().tuning();
     let mut run = Run { args, start, cache: args.cache()?, tuning, found: Vec::new(), wrong: None };
     run.sweeps(&mut tuner, &jobs)?;
@@ -159,16 +153,22 @@ impl Args {
         names.into_iter().map(|name| self.tuned(name)).collect()
     }
 
-    /// Those of each kernel.
-    fn jobs<'a>(&self, gpu: &GpuCompute, kernels: &'a [Tuned]) -> Result<Vec<Vec<Job<'a>>>, Failure> {
-        let jobs = |tuned: &'a Tuned| {
+    /// A shape of each kernel, then another of each: where a budget ends early, every kernel has had its turn, and those with the
+    /// most work first.
+    fn jobs<'a>(&self, gpu: &GpuCompute, kernels: &'a [Tuned]) -> Result<Vec<Job<'a>>, Failure> {
+        let jobs = |tuned: &'a Tuned| -> Result<Vec<Job<'a>>, Failure> {
             let rows = self.rows(gpu, tuned)?;
             if rows.is_empty() && !self.all {
                 return Err(no_shape(tuned.name()));
             }
             Ok(rows.into_iter().map(|row| Job { tuned, row }).collect())
         };
-        kernels.iter().map(jobs).collect()
+        let mut jobs = kernels.iter().map(jobs).collect::<Result<Vec<_>, _>>()?;
+        let most = |jobs: &[Job<'_>]| jobs.iter().map(|job| job.row.flops + job.row.bytes).fold(0.0, f64::max);
+        jobs.sort_by(|a, b| most(b).total_cmp(&most(a)));
+        let mut turns: Vec<(usize, Job<'a>)> = jobs.into_iter().flat_map(|jobs| (0..).zip(jobs)).collect();
+        turns.sort_by_key(|(turn, _)| *turn);
+        Ok(turns.into_iter().map(|(_, job)| job).collect())
     }
 
     fn rows(&self, gpu: &GpuCompute, tuned: &Tuned) -> Result<Vec<Row>, Failure> {

@@ -19,6 +19,8 @@ pub(super) struct Job<'a> {
     pub(super) row: Row,
 }
 
+/// What a sweep gets at least, where a budget is divided among many: in less, nothing is found.
+const LEAST: Duration = Duration::from_secs(3);
 /// The part of a budget that sweeps get, where kernels of an op are compared after them.
 const SWEEPS: f64 = 0.85;
 
@@ -57,7 +59,7 @@ impl Run<'_> {
             }
             known.push(class);
             // What is left is for those that are left.
-            let budget = left.map(|left| left / (jobs.len() - i) as u32);
+            let budget = left.map(|left| (left / (jobs.len() - i) as u32).max(LEAST.min(left)));
             let limits = Limits { budget, resume: self.args.resume };
             let place = if jobs.len() > 1 { format!("{} of {}, ", i + 1, jobs.len()) } else { String::new() };
             let (found, class) = match one(tuner, job, limits, &mut self.cache, &place) {
@@ -148,11 +150,13 @@ impl Run<'_> {
         write(path, &format!("{on}{how}{}", self.tuning))
     }
 
-    pub(super) fn give_out(self, gpu: &GpuCompute, jobs: &[Job<'_>]) -> Result<Outcome, Failure> {
+    pub(super) fn give_out(mut self, gpu: &GpuCompute, jobs: &[Job<'_>]) -> Result<Outcome, Failure> {
         self.emit(gpu)?;
         let environment = Environment::of(gpu);
         let shader = self.args.shader.as_ref().map(|path| path.display().to_string());
         let mut reports: Vec<TuneReport> = Vec::new();
+        // A report is of all sweeps of a kernel.
+        self.found.sort_by_key(|(i, ..)| jobs.get(*i).map(|job| job.tuned.name().to_owned()));
         for (i, sweep, _) in self.found {
             let Some(Job { tuned, .. }) = jobs.get(i) else { continue };
             if reports.last().is_none_or(|report| report.kernel != tuned.name()) {
