@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::num::NonZero;
+
 use common::{assert_greedy, cpu, gpu, largest_difference, open, oracle};
 use gristmill::model::{
     Config, Dispatches, Family, GenerateOptions, KvType, ModelFiles, Sampler, SessionOptions, StopReason,
@@ -52,8 +54,8 @@ fn what_steps_leave_is_what_a_prompt_would() {
             let oracle = oracle(id);
             let model = oracle.model(&gpu);
             let (prompt, ..) = oracle.greedy();
-            for (dispatches, kv) in [(Dispatches::Fewest, KvType::F32), (Dispatches::Apart, KvType::F32)] {
-                let options = SessionOptions { dispatches, kv, ..model.session_options() };
+            for (dispatches, parts) in [(Dispatches::Fewest, 1), (Dispatches::Apart, 1), (Dispatches::Fewest, 3)] {
+                let options = SessionOptions { dispatches, parts: NonZero::new(parts), ..model.session_options() };
                 let mut session = model.session_with(&options).unwrap();
                 let new = GenerateOptions { max_tokens: 9, stop: Vec::new(), sampler: Sampler::default() };
                 let written: Vec<u32> = session.generate(&prompt, new).unwrap().collect::<Result<_>>().unwrap();
@@ -64,7 +66,7 @@ fn what_steps_leave_is_what_a_prompt_would() {
                 let last = logits[logits.len() - after.len()..].iter().map(|&v| f64::from(v));
                 let expected: Vec<f64> = last.collect();
                 let difference = largest_difference(id, after.into_iter().map(f64::from), &expected);
-                assert!(difference < 1e-4, "{id}, {dispatches:?}: {difference:e}");
+                assert!(difference < 1e-4, "{id}, {dispatches:?}, {parts} parts: {difference:e}");
             }
         }
     }
@@ -201,13 +203,17 @@ fn pipelined_is_serial() {
 #[test]
 fn a_decoded_token_creates_and_uploads_nothing() {
     let Some(gpu) = gpu_of_its_own() else { return };
+    let cut = |dispatches, kv| SessionOptions { dispatches, kv, ..SessionOptions::new(&Config::new(1, 1, 1, 1, 1)) };
     // Embed, five a layer, head, sample: q|k|v, attention, projection, up (and gate), down.
-    decodes_steadily(&gpu, "a2", (Dispatches::Fewest, KvType::F32), (5, 3));
-    decodes_steadily(&gpu, "c1", (Dispatches::Fewest, KvType::F32), (5, 3));
-    decodes_steadily(&gpu, "c4", (Dispatches::Fewest, KvType::F16), (5, 3));
+    decodes_steadily(&gpu, "a2", cut(Dispatches::Fewest, KvType::F32), (5, 3));
+    decodes_steadily(&gpu, "c1", cut(Dispatches::Fewest, KvType::F32), (5, 3));
+    decodes_steadily(&gpu, "c4", cut(Dispatches::Fewest, KvType::F16), (5, 3));
+    // The parts of an attention are put together.
+    let parts = SessionOptions { parts: NonZero::new(2), ..cut(Dispatches::Fewest, KvType::F32) };
+    decodes_steadily(&gpu, "c1", parts, (6, 3));
     // Two norms a layer more, and the last one.
-    decodes_steadily(&gpu, "a2", (Dispatches::Apart, KvType::F32), (7, 4));
-    decodes_steadily(&gpu, "c1", (Dispatches::Apart, KvType::F16), (7, 4));
+    decodes_steadily(&gpu, "a2", cut(Dispatches::Apart, KvType::F32), (7, 4));
+    decodes_steadily(&gpu, "c1", cut(Dispatches::Apart, KvType::F16), (7, 4));
 }
 
 /// However long the context has become.
@@ -236,16 +242,12 @@ fn four_thousand_tokens_create_nothing() {
 }
 
 /// `per_layer` dispatches, and `others` that a token has but once.
-fn decodes_steadily(
-    gpu: &GpuCompute,
-    id: &'static str,
-    (dispatches, kv): (Dispatches, KvType),
-    (per_layer, others): (u64, u64),
-) {
+fn decodes_steadily(gpu: &GpuCompute, id: &'static str, options: SessionOptions, (per_layer, others): (u64, u64)) {
     let oracle = oracle(id);
     let model = oracle.model(gpu);
     let (prompt, ..) = oracle.greedy();
-    let mut session = model.session_with(&SessionOptions { kv, dispatches, ..model.session_options() }).unwrap();
+    let context = model.session_options().context;
+    let mut session = model.session_with(&SessionOptions { context, ..options }).unwrap();
     let options = GenerateOptions { max_tokens: 60, stop: Vec::new(), sampler: Sampler::default() };
     let mut generation = session.generate(&prompt, options).unwrap();
     for _ in 0..8 {

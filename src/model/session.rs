@@ -5,6 +5,7 @@
 //! Errors about the caller's tokens come before anything changes; a session that refused a prompt goes on as if it had not
 //! been asked.
 
+use std::num::NonZero;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -102,12 +103,16 @@ pub struct SessionOptions {
     pub kv: KvType,
     /// How the step of a token is cut into dispatches.
     pub dispatches: Dispatches,
+    /// Parts that a step's attention cuts the positions into, a workgroup for each and one more dispatch to put them together;
+    /// `None`: as many as keep the adapter busy, on software adapters one. What is computed is the same, up to rounding.
+    pub parts: Option<NonZero<usize>>,
 }
 
 impl SessionOptions {
     /// As many tokens as the model has positions, up to 4096; keys and values as computed.
     pub fn new(config: &Config) -> SessionOptions {
-        SessionOptions { context: config.n_positions.min(CONTEXT), kv: KvType::F32, dispatches: Dispatches::Auto }
+        let context = config.n_positions.min(CONTEXT);
+        SessionOptions { context, kv: KvType::F32, dispatches: Dispatches::Auto, parts: None }
     }
 
     /// # Errors

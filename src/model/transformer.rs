@@ -6,6 +6,8 @@
 //! so a prompt cannot be computed otherwise than the tokens after it; a model's family is its config and its weights.
 //! What a model has no weights for is left out.
 
+use std::num::NonZero;
+
 use crate::error::Result;
 use crate::gpu::GpuCompute;
 use crate::model::Model;
@@ -23,6 +25,8 @@ pub(crate) struct KvCache {
     pub(crate) context: usize,
     /// Norms are computed within the products that follow.
     norms_within: bool,
+    /// Parts of the positions in a step's attention, if not as the adapter suits.
+    parts: Option<usize>,
     /// `[context, rotary dim]`: what each position turns queries and keys by, if it does.
     angles: Option<Tensor>,
 }
@@ -46,7 +50,8 @@ impl KvCache {
             Dispatches::Fewest => true,
             Dispatches::Apart => false,
         };
-        Ok(KvCache { layers, context, norms_within, angles: config.rope.as_ref().map(table).transpose()? })
+        let angles = config.rope.as_ref().map(table).transpose()?;
+        Ok(KvCache { layers, context, norms_within, parts: options.parts.map(NonZero::get), angles })
     }
 }
 
@@ -115,7 +120,7 @@ fn attend(
     let Some((keys, values)) = cache.layers.get_mut(index) else { return Ok(attended) };
     match kind {
         Rows::Step => {
-            let decode = Decode { attention, turn, parts: None };
+            let decode = Decode { attention, turn, parts: cache.parts };
             ops::attention_decode(pass, rows, &qkv, (keys, values), &decode, &mut attended)?;
         }
         Rows::Prompt => {
