@@ -183,7 +183,11 @@ fn emit_values(out: &mut String, ty: &str, constants: &[Constant]) -> std::fmt::
         (0..).zip(constants).map(|(i, c)| format!("{}: at({i}, {})", field(c), c.default)).collect();
     writeln!(out, "    #[cfg(feature = \"gpu\")]\n    impl crate::tuning::Knobs for Knobs {{")?;
     writeln!(out, "        const KERNEL: &'static Kernel = &KERNEL;\n        fn read(values: &[u32]) -> Self {{")?;
-    writeln!(out, "            let at = |i: usize, default: u32| values.get(i).copied().unwrap_or(default);")?;
+    if read.is_empty() {
+        writeln!(out, "            let _ = values;")?;
+    } else {
+        writeln!(out, "            let at = |i: usize, default: u32| values.get(i).copied().unwrap_or(default);")?;
+    }
     writeln!(out, "            Knobs {{ {} }}\n        }}\n    }}", read.join(", "))
 }
 

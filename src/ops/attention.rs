@@ -2,10 +2,11 @@
 //! one row has little to do and much to read, so its work is spread over heads and parts of the positions, and what comes
 //! before it, norms and rotation, is not worth a dispatch.
 
+use super::products::broadcasts;
 use super::{count, ensure, ensure_f32, flops, norm_rope, repitch, rope};
 use crate::cpu;
 use crate::error::{Error, Result};
-use crate::kernel::kernels as k;
+use crate::kernel::{Format, kernels as k};
 use crate::pass::Pass;
 use crate::reference::{Attention, Pairing, Rope};
 use crate::tensor::{DType, Tensor};
@@ -40,22 +41,37 @@ pub fn attention(
         return Err(Error::TooLarge { what: "head_dim of attention".to_owned(), needed: head_dim as u64, limit });
     }
     cost(pass, qkv, keys, shape, out);
+    let half = (keys.dtype() == DType::F16).into();
+    let (d, causal) = (count(OP, head_dim)?, causal.into());
+    let kv_bytes = keys.pitch() * keys.dtype().bytes();
     let params = k::attention::Params {
         m: count(OP, m)?,
         heads: count(OP, heads)?,
         kv_heads: count(OP, kv_heads)?,
         qkv_pitch: count(OP, qkv.pitch())?,
-        kv_pitch: count(OP, keys.pitch() * keys.dtype().bytes() / 4)?,
+        kv_pitch: count(OP, kv_bytes / 4)?,
         out_pitch: count(OP, out.pitch())?,
         context: count(OP, context)?,
         scale,
     };
-    let half = (keys.dtype() == DType::F16).into();
-    let modes = k::attention::Modes { d: count(OP, head_dim)?, causal: causal.into(), half };
+    let aligned = [qkv, keys, values, out].into_iter().all(|tensor| tensor.is_aligned());
+    let fits = aligned && head_dim.is_multiple_of(8) && head_dim <= BROADCAST_DIM;
+    if fits && broadcasts(pass, &k::attention_broadcast::KERNEL, (out, m), Format::F32) {
+        use k::attention_broadcast::{Args, Modes, Params, grid};
+        let [qkv_pitch, out_pitch] = [params.qkv_pitch / 4, params.out_pitch / 4];
+        let params = k::attention::Params { qkv_pitch, out_pitch, kv_pitch: params.kv_pitch / 2, ..params };
+        let (params, knobs): (Params, _) = (bytemuck::cast(params), pass.knobs(out));
+        let args = Args { rows, qkv, keys, values, out };
+        return pass.run(&args, params, (knobs, Modes { d, causal, half }), grid(&params, &knobs));
+    }
+    let modes = k::attention::Modes { d, causal, half };
     let knobs = pass.knobs(out);
     let args = k::attention::Args { rows, qkv, keys, values, out };
     pass.run(&args, params, (knobs, modes), k::attention::grid(&params, &knobs))
 }
+
+/// The widest head of the kernel for processors, whose weights of a tile must fit workgroup memory.
+const BROADCAST_DIM: usize = 224;
 
 fn cost(pass: &mut Pass, qkv: &Tensor, keys: &Tensor, shape: &Attention, out: &Tensor) {
     let (m, context) = (out.rows(), shape.context);

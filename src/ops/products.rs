@@ -141,7 +141,7 @@ pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'
 
 /// Whether a kernel for processors multiplies m rows: where the tuning chooses it, and its grid holds them. Such an adapter's
 /// lanes are a vector register, which it shows as a subgroup; where none are asked for, the kernels that run anywhere do.
-fn broadcasts(pass: &Pass, kernel: &Kernel, (out, m): (&Tensor, usize), format: Format) -> bool {
+pub(super) fn broadcasts(pass: &Pass, kernel: &Kernel, (out, m): (&Tensor, usize), format: Format) -> bool {
     let subgroups = pass.gpu().engine().is_some_and(|engine| engine.subgroups);
     subgroups && pass.picks(kernel, false, out, format) && m.div_ceil(16) as u64 <= MAX_GROUPS
 }
