@@ -83,8 +83,9 @@ pub struct Options {
     /// What products of many rows are computed in.
     pub arithmetic: Arithmetic,
     /// Compiles kernels of this crate without the checks that wgpu puts into every shader: of each index, and of loops
-    /// without an end. Nothing else changes, where kernels are right: the cases of [`verify`](crate::verify) run between
-    /// guards, and give the same bits both ways. A caller's own kernels keep the checks.
+    /// without an end. The cases of [`verify`](crate::verify) pass both ways, between guards, and give the same bits, but
+    /// for some of attention and of few rows, where a driver fuses other products with sums. A caller's own kernels keep
+    /// the checks.
     pub unchecked: bool,
     /// A folder where compiled pipelines are kept from one run to the next, for each adapter and driver; `None`: nowhere. They
     /// are written when the engine is dropped, where the device can ([`wgpu::Features::PIPELINE_CACHE`]).
