@@ -12,11 +12,17 @@ mod reflect;
 #[path = "src/reflect/grid.rs"]
 mod grid;
 
+#[path = "src/kernel/needs.rs"]
+#[allow(unreachable_pub, reason = "public in the library")]
+mod needs;
+
+use needs::Needs;
 use reflect::{Constant, Interface};
 
 fn main() {
     println!("cargo::rerun-if-changed=shaders");
     println!("cargo::rerun-if-changed=src/reflect.rs");
+    println!("cargo::rerun-if-changed=src/kernel/needs.rs");
     let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     let written = read_all(Path::new("shaders"))
         .and_then(|files| generate(&files))
@@ -80,7 +86,7 @@ fn check(path: &str, source: &str, formats: &[(String, String)]) -> Result<Inter
 }
 
 fn emit(out: &mut String, index: usize, path: &str, kernel: &Interface) -> std::fmt::Result {
-    let Interface { name, op, doc, grid, workgroup_size, workgroup_bytes, subgroups, .. } = kernel;
+    let Interface { name, op, doc, grid, workgroup_size, workgroup_bytes, needs, .. } = kernel;
     writeln!(out, "/// ```text\n{}\n/// ```", doc.lines().map(|l| format!("///{l}")).collect::<Vec<_>>().join("\n"))?;
     writeln!(out, "pub mod {name} {{")?;
     writeln!(out, "    use crate::kernel::{{Binding, Constant, Constants, Kernel}};")?;
@@ -91,7 +97,7 @@ fn emit(out: &mut String, index: usize, path: &str, kernel: &Interface) -> std::
     writeln!(out, "        source: include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/{path}\")),")?;
     writeln!(
         out,
-        "        workgroup_size: {workgroup_size:?}, workgroup_bytes: {workgroup_bytes}, subgroups: {subgroups},"
+        "        workgroup_size: {workgroup_size:?}, workgroup_bytes: {workgroup_bytes}, needs: crate::kernel::{needs:?},"
     )?;
     writeln!(out, "        bindings: &[")?;
     for slot in &kernel.bindings {

@@ -7,6 +7,8 @@
 //! has a number and is dropped must be forgotten, because a bind group keeps its buffers alive: the pool says so of its own
 //! buffers, and [`Known`] of what is a caller's.
 
+mod module;
+
 use std::collections::{HashMap, HashSet};
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -35,6 +37,8 @@ pub(crate) struct Blueprint<'a> {
     /// Which of them are written.
     pub(crate) writes: [bool; MAX_STORAGE_BUFFERS],
     pub(crate) params_bytes: u32,
+    /// Compiled without the checks that bound its indices.
+    pub(crate) unchecked: bool,
 }
 
 impl<'a> Blueprint<'a> {
@@ -44,7 +48,8 @@ impl<'a> Blueprint<'a> {
         writes: impl Iterator<Item = bool>,
         params_bytes: u32,
     ) -> Blueprint<'a> {
-        let mut blueprint = Blueprint { id, name, buffers: 0, writes: [false; MAX_STORAGE_BUFFERS], params_bytes };
+        let writes_none = [false; MAX_STORAGE_BUFFERS];
+        let mut blueprint = Blueprint { id, name, buffers: 0, writes: writes_none, params_bytes, unchecked: false };
         for (slot, write) in blueprint.writes.iter_mut().zip(writes) {
             *slot = write;
             blueprint.buffers += 1;
@@ -119,6 +124,7 @@ pub(crate) struct Pipeline {
     name: String,
     source: String,
     layout: wgpu::PipelineLayout,
+    unchecked: bool,
     made: OnceLock<wgpu::ComputePipeline>,
     /// Held by whoever makes it.
     making: Mutex<()>,
@@ -169,6 +175,8 @@ impl Maps {
 pub(crate) struct Cache {
     seam: Arc<WgpuSeam>,
     params: ParamsVia,
+    /// Every kernel of ours is compiled without checks.
+    unchecked: bool,
     /// What the driver has compiled before, in this run or an earlier one.
     compiled: Option<wgpu::PipelineCache>,
     uniform_layout: Option<wgpu::BindGroupLayout>,
@@ -184,7 +192,7 @@ pub(crate) struct Cache {
 impl Cache {
     pub(crate) fn new(
         seam: Arc<WgpuSeam>,
-        params: ParamsVia,
+        (params, unchecked): (ParamsVia, bool),
         compiled: Option<wgpu::PipelineCache>,
         limits: &wgpu::Limits,
         counters: Arc<Counters>,
@@ -209,6 +217,7 @@ impl Cache {
         Ok(Cache {
             seam,
             params,
+            unchecked,
             compiled,
             uniform_layout,
             limits: limits.clone(),
@@ -221,7 +230,9 @@ impl Cache {
 
     /// The pipeline of a kernel of ours.
     pub(crate) fn pipeline(&self, kernel: &'static Kernel, variant: &Variant) -> Result<Arc<Pipeline>> {
-        self.pipeline_of(&kernel.blueprint(), variant, || Ok(self.source(kernel, variant)))
+        let blueprint = kernel.blueprint();
+        let blueprint = Blueprint { unchecked: self.unchecked || blueprint.unchecked, ..blueprint };
+        self.pipeline_of(&blueprint, variant, || Ok(self.source(kernel, variant)))
     }
 
     /// The pipeline of any kernel; `source` is its text.
@@ -239,7 +250,8 @@ impl Cache {
         let legal = self.check_limits(kernel, &source)?;
         let layout = self.layouts(&mut maps, kernel)?.pipeline;
         let (name, made, making) = (kernel.name.to_owned(), OnceLock::new(), Mutex::default());
-        let pipeline = Arc::new(Pipeline { name, source, layout, made, making });
+        let unchecked = kernel.unchecked;
+        let pipeline = Arc::new(Pipeline { name, source, layout, unchecked, made, making });
         if !legal {
             self.make(&pipeline)?;
         }
@@ -283,10 +295,7 @@ impl Cache {
         let _no_device = CREATING.read().unwrap_or_else(PoisonError::into_inner);
         let name = pipeline.name.as_str();
         let made = self.seam.scoped(name, 0, |device| {
-            let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label: Some(name),
-                source: wgpu::ShaderSource::Wgsl(pipeline.source.as_str().into()),
-            });
+            let module = module::module(device, name, &pipeline.source, pipeline.unchecked);
             device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(name),
                 layout: Some(&pipeline.layout),

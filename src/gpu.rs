@@ -11,6 +11,7 @@ mod existing;
 mod kept;
 mod opening;
 mod options;
+mod units;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -32,7 +33,8 @@ use crate::tuning::{ShapeClass, Trial, Tuning};
 use kept::Kept;
 #[cfg(feature = "models")]
 pub(crate) use kept::fnv1a64;
-pub use options::{ComputeBackend, Options};
+pub use options::{Arithmetic, ComputeBackend, Options};
+use units::Units;
 
 /// An opened backend: a device with its pool, queue and caches, or the CPU. Cloning makes another handle.
 ///
@@ -53,6 +55,8 @@ pub struct GpuCompute {
 struct Inner {
     engine: Option<Engine>,
     reason: String,
+    /// What was asked for.
+    arithmetic: Arithmetic,
 }
 
 /// Everything that belongs to one device. The queue comes first, so that it is drained before the rest is dropped.
@@ -64,6 +68,8 @@ pub(crate) struct Engine {
     pub(crate) counters: Arc<Counters>,
     pub(crate) params: ParamsVia,
     pub(crate) subgroups: bool,
+    /// What multiplies matrices at once, or why nothing does.
+    units: Result<Units, &'static str>,
     /// What kernels run with instead of their defaults.
     tuning: RwLock<Tuning>,
     /// One kernel that is being tuned.
@@ -132,6 +138,26 @@ impl GpuCompute {
     /// Why this backend was chosen.
     pub fn reason(&self) -> &str {
         &self.inner.reason
+    }
+
+    /// What products of many rows are computed in.
+    pub fn arithmetic(&self) -> Arithmetic {
+        match self.engine().map(|engine| engine.units) {
+            Some(Ok(_)) => Arithmetic::F16,
+            _ => Arithmetic::F32,
+        }
+    }
+
+    /// What became of another arithmetic than the default, and why; `None` where none was asked for.
+    pub fn arithmetic_note(&self) -> Option<String> {
+        if self.inner.arithmetic == Arithmetic::F32 {
+            return None;
+        }
+        Some(match self.engine().map(|engine| engine.units) {
+            Some(Ok(units)) => format!("f16 products on {units}"),
+            Some(Err(why)) => format!("f32 products, though f16 was asked for: {why}"),
+            None => "f32 products, though f16 was asked for: the CPU backend has no others".to_owned(),
+        })
     }
 
     /// What was done since opening. All zeros on the CPU backend.
@@ -331,6 +357,7 @@ struct Opened {
     facts: AdapterFacts,
     /// Ours, and not a caller's.
     owned: bool,
+    units: Result<Units, &'static str>,
 }
 
 impl Opened {
@@ -347,7 +374,7 @@ impl Opened {
 impl Engine {
     fn new(opened: Opened, options: &Options, wrap: impl FnOnce(Arc<dyn Seam>) -> Arc<dyn Seam>) -> Result<Engine> {
         let clock = opened.clock();
-        let Opened { device, queue, facts, owned } = opened;
+        let Opened { device, queue, facts, owned, units } = opened;
         let (features, limits) = (device.features(), device.limits());
         let immediates = options.immediates
             && features.contains(wgpu::Features::IMMEDIATES)
@@ -359,7 +386,8 @@ impl Engine {
         let real = Arc::new(seam(device.clone(), queue.clone(), Arc::clone(&counters)));
         let kept = options.pipelines.as_deref().and_then(|folder| Kept::open(&device, &facts, folder));
         let compiled = kept.as_ref().map(|kept| kept.cache().clone());
-        let cache = Cache::new(Arc::clone(&real), params, compiled, &limits, Arc::clone(&counters))?;
+        let how = (params, options.unchecked);
+        let cache = Cache::new(Arc::clone(&real), how, compiled, &limits, Arc::clone(&counters))?;
         let seam = wrap(real);
         // Shader toolchains compute byte offsets in i32, so no binding of ours reaches 2^31.
         let granted = limits.max_storage_buffer_binding_size.min((1 << 31) - 256);
@@ -373,6 +401,7 @@ impl Engine {
             counters,
             params,
             subgroups: options.subgroups && features.contains(wgpu::Features::SUBGROUP),
+            units: if options.subgroups { units } else { Err("subgroups were not to be used") },
             flops_per_second: match facts.kind {
                 "discrete" => 1e12,
                 "integrated" | "virtual" => 1e11,
@@ -400,10 +429,27 @@ impl Engine {
         self.tuning.read().unwrap_or_else(PoisonError::into_inner).knobs(kernel, class)
     }
 
+    /// Why a kernel does not run here; `None`: it does.
+    pub(crate) fn lacks(&self, kernel: &Kernel) -> Option<&'static str> {
+        match self.units {
+            _ if kernel.needs.matrix == 0 => {
+                (kernel.needs.subgroups && !self.subgroups).then_some("no subgroups are used")
+            }
+            Ok(units) => units.lack(kernel),
+            Err(why) => Some(why),
+        }
+    }
+
+    /// Lanes of a subgroup, where matrices are multiplied at once.
+    pub(crate) fn lanes(&self) -> u32 {
+        self.units.map_or(0, |units| units.lanes)
+    }
+
     /// Whether an op runs this one of its kernels for a class of shapes: one that is being tuned, else the one that the
-    /// tuning names, else `otherwise`.
+    /// tuning names, else `otherwise`. What is computed in halves is not up to the tuning: it chooses among kernels of one
+    /// arithmetic.
     pub(crate) fn picks(&self, kernel: &Kernel, otherwise: bool, class: ShapeClass) -> bool {
-        if kernel.subgroups && !self.subgroups {
+        if self.lacks(kernel).is_some() {
             return false;
         }
         let trial = self.trial.read().unwrap_or_else(PoisonError::into_inner);
@@ -411,7 +457,8 @@ impl Engine {
             return trial.kernel.index == kernel.index;
         }
         let tuning = self.tuning.read().unwrap_or_else(PoisonError::into_inner);
-        tuning.kernel(kernel.op, class, self.subgroups).map_or(otherwise, |preferred| preferred.index == kernel.index)
+        let fits = |other: &Kernel| other.needs.f16 == kernel.needs.f16 && self.lacks(other).is_none();
+        tuning.kernel(kernel.op, class, fits).map_or(otherwise, |preferred| preferred.index == kernel.index)
     }
 
     /// What runs in a kernel's place, and with which knobs.

@@ -11,11 +11,13 @@
 //! that read the weight format, and the line that declares the parameters. That is the whole variant system.
 
 mod look;
+mod needs;
 
 use std::ops::Range;
 
 #[cfg(feature = "gpu")]
 pub use look::Resources;
+pub use needs::Needs;
 
 /// One WGSL file and its interface.
 ///
@@ -67,8 +69,8 @@ pub struct Kernel {
     pub format: Option<(usize, usize)>,
     /// Where the params line stands.
     pub params_line: (usize, usize),
-    /// Needs subgroup operations.
-    pub subgroups: bool,
+    /// What it needs of a device beyond what every device has.
+    pub needs: Needs,
 }
 
 /// One storage buffer of a kernel.
@@ -352,7 +354,9 @@ impl Kernel {
     /// What the engine has to know of it.
     #[cfg(feature = "gpu")]
     pub(crate) fn blueprint(&self) -> crate::cache::Blueprint<'_> {
-        crate::cache::Blueprint::new(self.index, self.name, self.bindings.iter().map(|b| b.write), self.params_bytes)
+        let writes = self.bindings.iter().map(|b| b.write);
+        let blueprint = crate::cache::Blueprint::new(self.index, self.name, writes, self.params_bytes);
+        crate::cache::Blueprint { unchecked: self.needs.matrix > 0, ..blueprint }
     }
 
     fn text(&self, variant: &Variant, edit: Option<&Edit>) -> String {

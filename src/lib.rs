@@ -6,6 +6,10 @@ pub mod kernel;
 mod quants;
 pub mod reference;
 
+// `reflect` finds it where it stands in the build as well.
+#[cfg(feature = "gpu")]
+use kernel::Needs;
+
 #[cfg(feature = "gpu")]
 pub mod reflect;
 
@@ -59,6 +63,8 @@ mod tensor;
 pub mod tune;
 #[cfg(feature = "gpu")]
 pub mod tuning;
+#[cfg(all(test, feature = "gpu"))]
+mod unchecked_tests;
 #[cfg(feature = "gpu")]
 pub mod verify;
 
@@ -77,7 +83,7 @@ pub use {
     cache::layout_entries,
     counters::Stats,
     encode::{Clock, DispatchTime, PassTimes, Work},
-    gpu::{ComputeBackend, GpuCompute, Options},
+    gpu::{Arithmetic, ComputeBackend, GpuCompute, Options},
     own_kernel::{Call, OwnKernel, Value},
     pass::{Pass, Recording},
     pool::{GpuBufferPool, PoolStats},

@@ -20,6 +20,8 @@ use std::ops::Range;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use naga::{AddressSpace, ScalarKind, StorageAccess, TypeInner};
 
+use super::Needs;
+
 /// WebGPU's `maxComputeWorkgroupStorageSize`.
 pub const MAX_WORKGROUP_BYTES: u32 = 16 * 1024;
 /// WebGPU's `maxComputeInvocationsPerWorkgroup`.
@@ -69,8 +71,8 @@ pub struct Interface {
     pub format: Option<Range<usize>>,
     /// The bytes of [`PARAMS_LINE`].
     pub params_line: Range<usize>,
-    /// It uses subgroup operations.
-    pub subgroups: bool,
+    /// What it needs of a device.
+    pub needs: Needs,
 }
 
 /// One storage buffer of a kernel.
@@ -139,7 +141,7 @@ pub struct Constant {
 pub fn reflect(path: &str, source: &str) -> Result<Interface, String> {
     let rule = |message: String| format!("{path}: {message}");
     let stem = path.rsplit(['/', '\\']).next().and_then(|f| f.strip_suffix(".wgsl")).unwrap_or(path);
-    let (module, subgroups) = validate(path, source)?;
+    let (module, needs) = validate(path, source)?;
 
     let [entry] = module.entry_points.as_slice() else {
         return Err(rule(format!("{} entry points; a kernel has one", module.entry_points.len())));
@@ -179,24 +181,32 @@ pub fn reflect(path: &str, source: &str) -> Result<Interface, String> {
         modes,
         format,
         params_line,
-        subgroups,
+        needs,
     })
 }
 
-/// Parses and validates, without subgroup operations if that is possible. The flag says whether they are needed.
+/// Parses and validates, and says what is needed beyond what every device has.
 ///
 /// # Errors
 /// naga's rendered message with `path` and line.
-pub fn validate(path: &str, source: &str) -> Result<(naga::Module, bool), String> {
+pub fn validate(path: &str, source: &str) -> Result<(naga::Module, Needs), String> {
     let module = naga::front::wgsl::parse_str(source).map_err(|e| e.emit_to_string_with_path(source, path))?;
     let base = Capabilities::IMMEDIATES | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-    if Validator::new(ValidationFlags::all(), base).validate(&module).is_ok() {
-        return Ok((module, false));
+    let is_enough = |capabilities| Validator::new(ValidationFlags::all(), capabilities).validate(&module).is_ok();
+    if is_enough(base) {
+        return Ok((module, Needs::default()));
     }
-    match Validator::new(ValidationFlags::all(), base | Capabilities::SUBGROUP).validate(&module) {
-        Ok(_) => Ok((module, true)),
-        Err(e) => Err(e.emit_to_string_with_path(source, path)),
-    }
+    let all = base | Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16 | Capabilities::COOPERATIVE_MATRIX;
+    let validated = Validator::new(ValidationFlags::all(), all).validate(&module);
+    validated.map_err(|e| e.emit_to_string_with_path(source, path))?;
+    let needed = |capability| !is_enough(all - capability);
+    let (subgroups, f16) = (needed(Capabilities::SUBGROUP), needed(Capabilities::SHADER_FLOAT16));
+    let sides = module.types.iter().filter_map(|(_, ty)| match ty.inner {
+        TypeInner::CooperativeMatrix { columns, rows, .. } => Some((columns as u32).max(rows as u32)),
+        _ => None,
+    });
+    let needs = Needs { subgroups, f16, matrix: sides.max().unwrap_or(0) };
+    Ok((module, needs))
 }
 
 /// Invocations per workgroup and bytes of workgroup memory of one variant.

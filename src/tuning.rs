@@ -203,12 +203,15 @@ impl Tuning {
         Some(values)
     }
 
-    /// The kernel that an op runs for a class of shapes, of those that the adapter can run; `None`: its default.
-    pub(crate) fn kernel(&self, op: &str, class: ShapeClass, subgroups: bool) -> Option<&'static Kernel> {
+    /// The kernel that an op runs for a class of shapes, of those that `runs` says may be; `None`: its default.
+    pub(crate) fn kernel(
+        &self,
+        op: &str,
+        class: ShapeClass,
+        runs: impl Fn(&Kernel) -> bool,
+    ) -> Option<&'static Kernel> {
         self.lines.iter().find_map(|line| match line.says {
-            Says::Kernel(kernel) if kernel.op == op && line.fits(class) => {
-                Some(kernel).filter(|kernel| subgroups || !kernel.subgroups)
-            }
+            Says::Kernel(kernel) if kernel.op == op && line.fits(class) => Some(kernel).filter(|kernel| runs(kernel)),
             _ => None,
         })
     }
@@ -399,13 +402,17 @@ mod tests {
         let text = "matvec rows=1: kernel=matvec_subgroup\nmatvec rows=1: WG=64\nmatvec: kernel=matvec\n";
         let mut tuning = Tuning::parse(text).unwrap();
         assert_eq!(tuning.to_string(), text);
-        let name = |tuning: &Tuning, rows, subgroups| {
-            tuning.kernel("matvec", ShapeClass::new(rows, 3072, Format::F32), subgroups).map(|kernel| kernel.name)
+        let name = |tuning: &Tuning, rows, subgroups: bool| {
+            let runs = |kernel: &Kernel| subgroups || !kernel.needs.subgroups;
+            tuning.kernel("matvec", ShapeClass::new(rows, 3072, Format::F32), runs).map(|kernel| kernel.name)
         };
         assert_eq!(name(&tuning, 1, true), Some(subgroup.name));
         assert_eq!(name(&tuning, 1, false), Some(plain.name), "the line of what cannot run does not count");
         assert_eq!(name(&tuning, 4, true), Some(plain.name));
-        assert_eq!(tuning.kernel("matmul", ShapeClass::new(1, 1, Format::F32), true).map(|kernel| kernel.name), None);
+        assert_eq!(
+            tuning.kernel("matmul", ShapeClass::new(1, 1, Format::F32), |_| true).map(|kernel| kernel.name),
+            None
+        );
         // What is said of an op is not what is said of the kernel of its name.
         tuning.prefer_kernel(plain, ShapeClass::new(1, 3072, Format::F32));
         assert_eq!((name(&tuning, 1, true), tuning.lines.len()), (Some(plain.name), 4));

@@ -16,7 +16,7 @@ mod layers;
 mod layout;
 pub mod mutants;
 pub(crate) mod norms;
-mod products;
+pub(crate) mod products;
 mod reduce;
 mod rows;
 mod runner;
@@ -25,12 +25,13 @@ mod sample;
 mod some;
 pub(crate) mod stored;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 pub use cases::cases;
 
-use crate::gpu::GpuCompute;
+use crate::gpu::{Engine, GpuCompute};
+use crate::kernel::kernels;
 use crate::pass::Pass;
 use runner::{Bench, Stop};
 #[cfg(feature = "bench")]
@@ -149,7 +150,12 @@ fn execute(gpu: &GpuCompute, case: &Case, layout: Layout, submit: Submit<'_>) ->
 }
 
 /// The outcome, and where it came about.
-fn observe<'a>(gpu: &'a GpuCompute, case: &Case, layout: Layout, submit: Submit<'a>) -> (Outcome, Bench<'a>) {
+pub(crate) fn observe<'a>(
+    gpu: &'a GpuCompute,
+    case: &Case,
+    layout: Layout,
+    submit: Submit<'a>,
+) -> (Outcome, Bench<'a>) {
     if let Some(engine) = gpu.engine() {
         engine.pool.set_poison(true);
         engine.cache.set_wide(true);
@@ -196,8 +202,8 @@ pub struct OpReport {
     pub unverified: usize,
     /// The largest error over its bound in the cases that passed.
     pub worst: f64,
-    /// The kernels that ran; none on the CPU backend.
-    pub kernels: BTreeSet<&'static str>,
+    /// The kernels that ran, and in how many cases; none on the CPU backend.
+    pub kernels: BTreeMap<&'static str, usize>,
 }
 
 /// The outcomes of a table of cases.
@@ -210,7 +216,7 @@ pub struct OpReport {
 /// assert!(report.is_good(), "{:?}", report.failures);
 /// # Ok::<(), gristmill::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 #[cfg_attr(feature = "models", derive(serde::Serialize))]
 pub struct Report {
     /// The adapter, or the CPU backend.
@@ -221,6 +227,8 @@ pub struct Report {
     pub failures: Vec<String>,
     /// `case: reason` of each case that was not run.
     pub skips: Vec<String>,
+    /// `kernel: reason` of each kernel of these ops that does not run here.
+    pub absent: Vec<String>,
     /// How long it took.
     pub seconds: f64,
 }
@@ -246,7 +254,8 @@ impl Report {
 pub fn run(gpu: &GpuCompute, op: Option<&str>, mut progress: impl FnMut(&Case, &Outcome, Duration)) -> Report {
     let start = Instant::now();
     let backend = gpu.adapter().map_or_else(|| "CPU backend".to_owned(), ToString::to_string);
-    let mut report = Report { backend, ops: Vec::new(), failures: Vec::new(), skips: Vec::new(), seconds: 0.0 };
+    let absent = gpu.engine().map_or_else(Vec::new, |engine| absent(engine, op));
+    let mut report = Report { backend, absent, ..Report::default() };
     for case in cases().iter().filter(|case| op.is_none_or(|op| case.op == op)) {
         let before = Instant::now();
         let (outcome, kernels) = execute(gpu, case, Layout::Padded, &Pass::submit);
@@ -261,6 +270,12 @@ pub fn run(gpu: &GpuCompute, op: Option<&str>, mut progress: impl FnMut(&Case, &
     report
 }
 
+/// The kernels of an op, or of all of them, that an engine does not run, and why.
+fn absent(engine: &Engine, op: Option<&str>) -> Vec<String> {
+    let wanted = kernels::ALL.iter().filter(|kernel| op.is_none_or(|op| kernel.op == op));
+    wanted.filter_map(|kernel| Some(format!("{}: {}", kernel.name, engine.lacks(kernel)?))).collect()
+}
+
 impl Report {
     fn note(&mut self, case: &Case, outcome: Outcome, kernels: BTreeSet<&'static str>) {
         let index = self.ops.iter().position(|row| (row.op, row.dtype) == (case.op, case.dtype)).unwrap_or_else(|| {
@@ -269,7 +284,7 @@ impl Report {
         });
         let Some(row) = self.ops.get_mut(index) else { return };
         row.cases += 1;
-        row.kernels.extend(kernels);
+        kernels.into_iter().for_each(|kernel| *row.kernels.entry(kernel).or_default() += 1);
         match outcome {
             Outcome::Passed { worst } => {
                 row.passed += 1;

@@ -38,9 +38,7 @@ fn odd_shapes(kernel: &Kernel) -> Vec<(&'static str, Format)> {
     let all = |shape| Format::ALL.map(|format| (shape, format)).to_vec();
     match kernel.name {
         "matmul" | "matmul_broadcast" => floats("n=70,m=67,k=37"),
-        "matmul_transpose_b" | "matmul_transpose_b_broadcast" => {
-            [all("m=67,k=512,n=70"), floats("m=9,k=37,n=5")].concat()
-        }
+        name if name.starts_with("matmul_transpose_b") => [all("m=67,k=512,n=70"), floats("m=9,k=37,n=5")].concat(),
         "matvec" | "matvec_subgroup" => [all("m=3,k=512,n=70"), floats("m=8,k=37,n=5")].concat(),
         "embed" | "gather" => [all("m=19,k=256,n=33"), floats("m=3,k=37,n=5")].concat(),
         "attention" => [
@@ -75,6 +73,7 @@ fn reached(gpu: &GpuCompute, kernel: &Kernel, subgroups: bool) -> bool {
         "matvec_subgroup" => subgroups,
         "matmul" | "matmul_transpose_b" => !broadcast,
         "matmul_broadcast" | "matmul_transpose_b_broadcast" => broadcast,
+        "matmul_transpose_b_matrix8" | "matmul_transpose_b_matrix16" => false,
         _ => true,
     }
 }

@@ -14,7 +14,7 @@ mod specs;
 
 use super::harness::{Output, Workload};
 use crate::error::{Error, Result};
-use crate::gpu::GpuCompute;
+use crate::gpu::{Arithmetic, GpuCompute};
 use crate::kernel::{Format, Kernel};
 use crate::pass::Pass;
 use crate::tensor::{Tensor, Weight};
@@ -60,7 +60,7 @@ pub struct Row {
     pub flops: f64,
     /// Bytes of the operands, what is changed in place twice.
     pub bytes: f64,
-    spec: Box<dyn Fn() -> Spec>,
+    spec: Box<dyn Fn(Arithmetic) -> Spec>,
 }
 
 impl std::fmt::Debug for Row {
@@ -129,7 +129,7 @@ impl Row {
 
     /// What a call computes, as the lines of a [`Tuning`](crate::Tuning) see it. Draws the operands, on the host.
     pub fn class(&self) -> crate::tuning::ShapeClass {
-        let Spec { tensors, out, .. } = (self.spec)();
+        let Spec { tensors, out, .. } = (self.spec)(Arithmetic::F32);
         let shape = tensors.get(out).map_or(&[][..], |(_, shape)| shape);
         let format = Format::ALL.into_iter().find(|format| format.name() == self.dtype).unwrap_or_default();
         let elements: usize = shape.iter().product();
@@ -141,7 +141,7 @@ impl Row {
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::TooLarge`].
     pub fn workload(&self, gpu: &GpuCompute) -> Result<Workload> {
-        let Spec { tensors, weight, out, in_place, call, expected } = (self.spec)();
+        let Spec { tensors, weight, out, in_place, call, expected } = (self.spec)(gpu.arithmetic());
         let software = gpu.adapter().is_none_or(|adapter| adapter.software);
         let wanted = if software { BYTES_IN_SOFTWARE } else { BYTES_ON_HARDWARE };
         let one = bytes_of(&tensors, &weight);

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Engine, GpuCompute, Inner, Opened, Options};
+use super::{Arithmetic, Engine, GpuCompute, Inner, Opened, Options};
 use crate::adapter::AdapterFacts;
 use crate::error::Result;
 
@@ -42,8 +42,13 @@ impl GpuCompute {
     /// and there is none to be had.
     pub fn from_existing_with(device: wgpu::Device, queue: wgpu::Queue, options: &Options) -> Result<GpuCompute> {
         let facts = AdapterFacts::new(&device.adapter_info());
-        let engine = Engine::new(Opened { device, queue, facts, owned: false }, options, |seam| seam)?;
-        Ok(GpuCompute { inner: Arc::new(Inner { engine: Some(engine), reason: "it is the caller's own".to_owned() }) })
+        let units = match options.arithmetic {
+            Arithmetic::F32 => Err("f16 was not asked for"),
+            Arithmetic::F16 => Err("a caller's device does not tell what its matrix units are"),
+        };
+        let engine = Engine::new(Opened { device, queue, facts, owned: false, units }, options, |seam| seam)?;
+        let reason = "it is the caller's own".to_owned();
+        Ok(GpuCompute { inner: Arc::new(Inner { engine: Some(engine), reason, arithmetic: options.arithmetic }) })
     }
 
     /// Features without which nothing runs: none.
@@ -58,7 +63,8 @@ impl GpuCompute {
     }
 
     /// Features that are used where a device has them: immediates for parameters, subgroups in reductions, timestamps for
-    /// timing, what a driver has compiled to keep ([`Options::pipelines`]).
+    /// timing, what a driver has compiled to keep ([`Options::pipelines`]). Matrix units ([`Arithmetic::F16`]) are not among
+    /// them: a device does not tell what they multiply, so a guest does without.
     pub fn useful_features() -> wgpu::Features {
         use wgpu::Features as F;
         F::IMMEDIATES | F::SUBGROUP | F::PIPELINE_CACHE | F::TIMESTAMP_QUERY | F::TIMESTAMP_QUERY_INSIDE_PASSES

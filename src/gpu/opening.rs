@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::{ComputeBackend, Engine, GpuCompute, Inner, Opened, Options};
+use super::{Arithmetic, ComputeBackend, Engine, GpuCompute, Inner, Opened, Options, Units};
 use crate::adapter::{self, AdapterFacts};
 use crate::error::{Error, Result};
 use crate::queue::seam::{CREATING, Seam};
@@ -46,7 +46,9 @@ impl GpuCompute {
         options: &Options,
         wrap: impl FnOnce(Arc<dyn Seam>) -> Arc<dyn Seam>,
     ) -> Result<GpuCompute> {
-        let cpu = |reason: &str| GpuCompute { inner: Arc::new(Inner { engine: None, reason: reason.to_owned() }) };
+        let opened =
+            |engine, reason| GpuCompute { inner: Arc::new(Inner { engine, reason, arithmetic: options.arithmetic }) };
+        let cpu = |reason: &str| opened(None, reason.to_owned());
         if options.backend == ComputeBackend::Cpu {
             return Ok(cpu("asked for"));
         }
@@ -60,13 +62,13 @@ impl GpuCompute {
             }
             (_, chosen) => chosen?,
         };
-        let engine = Engine::new(Opened::of(&adapter).await?, options, wrap)?;
+        let engine = Engine::new(Opened::of(&adapter, options.arithmetic).await?, options, wrap)?;
         let reason = match (name, engine.facts.software) {
             (Some(name), _) => format!("an adapter named `{name}` was asked for"),
             (None, true) => "no hardware adapter was found".to_owned(),
             (None, false) => "a hardware adapter was found".to_owned(),
         };
-        Ok(GpuCompute { inner: Arc::new(Inner { engine: Some(engine), reason }) })
+        Ok(opened(Some(engine), reason))
     }
 }
 
@@ -75,9 +77,16 @@ fn is_software(adapter: &wgpu::Adapter) -> bool {
 }
 
 impl Opened {
-    async fn of(adapter: &wgpu::Adapter) -> Result<Opened> {
+    async fn of(adapter: &wgpu::Adapter, arithmetic: Arithmetic) -> Result<Opened> {
         let facts = AdapterFacts::new(&adapter.get_info());
-        let descriptor = GpuCompute::recommended_device_descriptor(adapter);
+        let mut descriptor = GpuCompute::recommended_device_descriptor(adapter);
+        let units = match arithmetic {
+            Arithmetic::F32 => Err("f16 was not asked for"),
+            Arithmetic::F16 => Units::of(adapter),
+        };
+        if units.is_ok() {
+            Units::ask_for(&mut descriptor);
+        }
         let opening = {
             // On native the device is created by the call, and no other may be meanwhile; there is nothing to await.
             let _alone = CREATING.write().unwrap_or_else(PoisonError::into_inner);
@@ -88,6 +97,6 @@ impl Opened {
             hint: adapter::INSTALL_HINT.to_owned(),
         };
         let (device, queue) = opening.await.map_err(refused)?;
-        Ok(Opened { device, queue, facts, owned: true })
+        Ok(Opened { device, queue, facts, owned: true, units })
     }
 }

@@ -1,6 +1,8 @@
 //! A kernel by name, its variants by the names of their constants, and what a variant needs of a device. For whoever chooses
 //! at run time: a program of ours names the generated types, and what does not exist does not compile.
 
+#[cfg(feature = "gpu")]
+use super::Needs;
 use super::{Constant, Format, Kernel, Variant, kernels};
 use crate::error::{Error, Result};
 
@@ -11,7 +13,7 @@ use crate::error::{Error, Result};
 /// let mut variant = kernel.default_variant();
 /// kernel.set(&mut variant, "BN", 32)?;
 /// let resources = kernel.resources(&variant)?;
-/// assert_eq!((resources.workgroup_size, resources.subgroups), ([128, 1, 1], false)); // 64 / 4 by 32 / 4
+/// assert_eq!((resources.workgroup_size, resources.needs.subgroups), ([128, 1, 1], false)); // 64 / 4 by 32 / 4
 /// # Ok::<(), gristmill::Error>(())
 /// ```
 #[cfg(feature = "gpu")]
@@ -21,8 +23,8 @@ pub struct Resources {
     pub workgroup_size: [u32; 3],
     /// Workgroup memory, in bytes.
     pub workgroup_bytes: u32,
-    /// Subgroup operations.
-    pub subgroups: bool,
+    /// What it needs beyond what every device has.
+    pub needs: Needs,
 }
 
 impl Kernel {
@@ -76,9 +78,9 @@ impl Kernel {
     #[cfg(feature = "gpu")]
     pub fn resources(&self, variant: &Variant) -> Result<Resources> {
         let (path, text) = (self.path(), self.wgsl(variant));
-        let (_, subgroups) = crate::reflect::validate(&path, &text).map_err(Error::Shader)?;
+        let (_, needs) = crate::reflect::validate(&path, &text).map_err(Error::Shader)?;
         let (workgroup_size, workgroup_bytes) = crate::reflect::resources(&path, &text).map_err(Error::Shader)?;
-        Ok(Resources { workgroup_size, workgroup_bytes, subgroups })
+        Ok(Resources { workgroup_size, workgroup_bytes, needs })
     }
 
     /// The SPIR-V that naga makes of a variant, version 1.3, in words. A driver gets another: wgpu writes it for what the

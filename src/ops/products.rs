@@ -10,6 +10,7 @@ use super::matrices::{Matrices, aligned_copy, has_shape};
 use super::{accumulated, aligned, count, ensure, ensure_f32, flops, in_place, row_quads, through};
 use crate::cpu;
 use crate::error::Result;
+use crate::gpu::Engine;
 use crate::kernel::{Format, Kernel, MAX_GROUPS, kernels as k};
 use crate::pass::Pass;
 use crate::reference::{Activation, Gelu};
@@ -214,6 +215,28 @@ fn transpose_b_of(pass: &mut Pass, a: &Matrices<'_>, b: &Matrices<'_>, scale: f3
     transpose_b(pass, a, (b, b.dtype().format()), Epilogue::default(), scale, 0, out)
 }
 
+/// Which kernel multiplies with a transposed matrix.
+enum Transposed {
+    Plain,
+    Broadcast,
+    Matrix8,
+    Matrix16,
+}
+
+impl Transposed {
+    /// In halves where they are asked for and the adapter has units for them, however few the rows; the larger the matrices
+    /// that those take, the better.
+    fn of(pass: &Pass, (out, m): (&Tensor, usize), format: Format) -> Transposed {
+        let picks = |kernel: &Kernel| pass.picks(kernel, true, out, format);
+        match () {
+            () if picks(&k::matmul_transpose_b_matrix16::KERNEL) => Transposed::Matrix16,
+            () if picks(&k::matmul_transpose_b_matrix8::KERNEL) => Transposed::Matrix8,
+            () if broadcasts(pass, &k::matmul_transpose_b_broadcast::KERNEL, (out, m), format) => Transposed::Broadcast,
+            () => Transposed::Plain,
+        }
+    }
+}
+
 /// The dispatches of the kernel; w is the rows of a weight that make the columns of out from `column` on. Of a quantised one
 /// the elements are words, and only rows and their pitch are looked at.
 pub(super) fn transpose_b(
@@ -232,7 +255,7 @@ pub(super) fn transpose_b(
     let repeats = |of: usize, to: usize| count(OP, of / to.max(1)).map(|repeats| repeats & 0xffff);
     let quads = |elements: usize| count(OP, elements / 4);
     let ([x_outer, x_inner, x_pitch], [w_outer_stride, w_inner_stride, w_pitch]) = (x.strides(), w.strides());
-    let broadcast = broadcasts(pass, &k::matmul_transpose_b_broadcast::KERNEL, (out, m), format);
+    let (kernel, lanes) = (Transposed::of(pass, (out, m), format), pass.gpu().engine().map_or(0, Engine::lanes));
     for part in parts(depth) {
         let params = k::matmul_transpose_b::Params {
             m: count(OP, m)?,
@@ -260,15 +283,20 @@ pub(super) fn transpose_b(
         pass.reads(format);
         let (x, w, batches) = (x.tensor(), w.tensor(), batches as u64);
         let bias = bias.unwrap_or(x);
-        if broadcast {
-            use k::matmul_transpose_b_broadcast::{Args, Modes, Params, grid};
-            let (knobs, params): (_, Params) = (pass.knobs_for(out, format), bytemuck::cast(params));
-            let modes = Modes { accumulate, bias: with_bias, activation };
-            pass.run(&Args { x, w, bias, out }, params, (knobs, modes), grid(&params, &knobs, batches))?;
-        } else {
-            use k::matmul_transpose_b::{Args, Modes, grid};
-            let (knobs, modes) = (pass.knobs_for(out, format), Modes { accumulate, bias: with_bias, activation });
-            pass.run(&Args { x, w, bias, out }, params, (knobs, modes), grid(&params, &knobs, batches))?;
+        // They differ in how they go about it alone.
+        macro_rules! run {
+            ($kernel:ident $(, $lanes:ident)?) => {{
+                use k::$kernel::{Args, Modes, Params, grid};
+                let (knobs, params): (_, Params) = (pass.knobs_for(out, format), bytemuck::cast(params));
+                let modes = Modes { accumulate, bias: with_bias, activation $(, $lanes)? };
+                pass.run(&Args { x, w, bias, out }, params, (knobs, modes), grid(&params, &knobs, batches))?;
+            }};
+        }
+        match kernel {
+            Transposed::Plain => run!(matmul_transpose_b),
+            Transposed::Broadcast => run!(matmul_transpose_b_broadcast),
+            Transposed::Matrix8 => run!(matmul_transpose_b_matrix8, lanes),
+            Transposed::Matrix16 => run!(matmul_transpose_b_matrix16, lanes),
         }
     }
     Ok(())

@@ -7,7 +7,7 @@
 
 use super::bounds;
 use super::inputs::{Fill, Inputs};
-use super::products::{check, magnitudes};
+use super::products::{Sizes, check, magnitudes};
 use super::runner::{Bench, Stop, compare, compare_words};
 use super::stored::Stored;
 use crate::kernel::Format;
@@ -96,17 +96,18 @@ pub(crate) struct Batched {
 
 impl Batched {
     /// Products with the truth about them.
-    fn judge(&self, got: &[f32], a: &[f32], b: &[f32]) -> Result<f64, Stop> {
+    fn judge(&self, bench: &Bench<'_>, got: &[f32], a: &[f32], b: &[f32]) -> Result<f64, Stop> {
         let ([outer, inner, m, k], [b_outer, b_inner, n, _]) = (self.a.shape, self.b.shape);
         let product = |a: &[f32], b: &[f32], scale| {
             reference::matmul_batched((a, [outer, inner]), (b, [b_outer, b_inner]), scale, (m, k, n))
         };
         let truth = product(a, b, self.scale);
         if self.fill == Fill::Integers {
-            return check(self.fill, (k, n), got, &truth, &[]);
+            return check(self.fill, (k, n), got, &truth, &Sizes::default());
         }
-        let magnitude = product(&magnitudes(a), &magnitudes(b), self.scale.abs());
-        check(self.fill, (k, n), got, &truth, &magnitude)
+        let of = |a: &[f32], b: &[f32]| product(a, b, self.scale.abs());
+        let sizes = Sizes::new(bench, (&magnitudes(a), a), (&magnitudes(b), b), of);
+        check(self.fill, (k, n), got, &truth, &sizes)
     }
 }
 
@@ -119,7 +120,7 @@ pub(crate) fn batched(bench: &mut Bench<'_>, case: &Batched, mut inputs: Inputs)
     let ([outer, inner, m, _], n) = (case.a.shape, case.b.shape[2]);
     let mut out = bench.output(&[outer, inner, m, n], DType::F32)?;
     bench.run(|pass| ops::matmul_transpose_b(pass, case.a.of(&x)?, case.b.of(&w)?, case.scale, &mut out.tensor))?;
-    case.judge(&bench.read_f32(&out)?, &case.a.gather(&a), &case.b.gather(&b))
+    case.judge(bench, &bench.read_f32(&out)?, &case.a.gather(&a), &case.b.gather(&b))
 }
 
 /// Scores of attention, as a model may ask for them: queries and keys are heads of one tensor \[m, heads + 2 kv_heads, d\].
@@ -143,7 +144,7 @@ pub(crate) fn heads(
     let b: Vec<f32> = (heads..heads + kv_heads).flat_map(head).collect();
     let (a_view, b_view) = (View::new([1, heads, m, d]), View::new([1, kv_heads, m, d]));
     let case = Batched { a: a_view, b: b_view, format: Format::F32, fill, scale: 0.125 };
-    case.judge(&bench.read_f32(&out)?, &a, &b)
+    case.judge(bench, &bench.read_f32(&out)?, &a, &b)
 }
 
 /// A view as a tensor of its own, bit for bit.
@@ -184,7 +185,8 @@ impl Both {
     }
 }
 
-/// A row of a that is 1 at one place and 0 elsewhere selects a row of b, to the bit but for the sign of a zero.
+/// A row of a that is 1 at one place and 0 elsewhere selects a row of b, to the bit but for the sign of a zero; or what becomes
+/// of it as halves.
 pub(crate) fn one_hot(
     bench: &mut Bench<'_>,
     shape: (usize, usize, usize),
@@ -197,7 +199,8 @@ pub(crate) fn one_hot(
     let both = Both { shape, a, b: inputs.uniform(k * n) };
     let got = both.run(bench, transposed)?;
     let truth: Vec<f64> = picks.iter().flat_map(|&pick| &both.b[pick * n..][..n]).map(|&v| f64::from(v)).collect();
-    compare(&got, &truth, n, |_| 0.0)
+    let halves = bench.halves();
+    compare(&got, &truth, n, |i| if halves { bounds::halved(truth[i]) } else { 0.0 })
 }
 
 /// Of integers, the product and the transposed product of b's transpose are the same numbers.
@@ -246,6 +249,23 @@ pub(crate) fn special(
     let b = (0..k).flat_map(|l| (0..n).map(move |_| l)).map(|l| peculiar(l, &mut inputs).1).collect();
     let both = Both { shape, a, b };
     let truth = reference::matmul(&both.a, &both.b, shape);
-    let magnitude = reference::matmul(&magnitudes(&both.a), &magnitudes(&both.b), shape);
-    compare(&both.run(bench, transposed)?, &truth, n, |i| bounds::product(k, magnitude[i]))
+    let got = both.run(bench, transposed)?;
+    let factors = ((&*magnitudes(&both.a), &*both.a), (&*magnitudes(&both.b), &*both.b));
+    Sizes::new(bench, factors.0, factors.1, |a, b| reference::matmul(a, b, shape)).compare((k, n), &got, &truth)
+}
+
+/// One number of a's second row is beyond halves: that row is as good as ever, or not finite, and the others are as they were.
+pub(crate) fn beyond_halves(
+    bench: &mut Bench<'_>,
+    shape: (usize, usize, usize),
+    mut inputs: Inputs,
+) -> Result<f64, Stop> {
+    let (m, k, n) = shape;
+    let mut a = inputs.uniform(m * k);
+    a[k + inputs.below(k)] = 1e5;
+    let both = Both { shape, a, b: inputs.uniform(k * n) };
+    let got = both.run(bench, true)?;
+    let truth = reference::matmul(&both.a, &both.b, shape);
+    let factors = ((&*magnitudes(&both.a), &*both.a), (&*magnitudes(&both.b), &*both.b));
+    Sizes::new(bench, factors.0, factors.1, |a, b| reference::matmul(a, b, shape)).compare((k, n), &got, &truth)
 }

@@ -146,6 +146,22 @@ pub(crate) fn half(v: f64) -> f64 {
     v.abs() / 1024.0 + 2f64.powi(-24)
 }
 
+/// A factor rounded to a half before it is multiplied, [`half`], where a subnormal one may be flushed; beyond halves without
+/// end.
+pub(crate) fn halved(v: f64) -> f64 {
+    match v.abs() {
+        size if size > half::f16::MAX.to_f64() => f64::INFINITY,
+        size if size < half::f16::MIN_POSITIVE.to_f64() => size + 2f64.powi(-24),
+        size => size / 1024.0,
+    }
+}
+
+/// [`statistical`] where both factors are halves: each is off by a third of 2^-10 at the root of the mean square where it is
+/// rounded to the nearest, by a part of it that is always of one sign where it is cut off.
+pub(crate) fn statistical_halves(k: usize) -> f64 {
+    statistical(k) + 2f64.sqrt() / 1024.0
+}
+
 /// A stored number read back: exact, but that a subnormal, of f16 where it is stored so, may be flushed. The scales of quantised
 /// numbers that are drawn are normal.
 pub(crate) fn stored(y: f64, format: Format) -> f64 {

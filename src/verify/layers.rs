@@ -70,7 +70,7 @@ pub(crate) fn norm_linear(bench: &mut Bench<'_>, case: &Layered, mut inputs: Inp
     bench.run(|pass| ops::norm_linear(pass, &x_tensor, Some(&norm), &w, epilogue, gated, &mut out.tensor))?;
 
     let truth = reference::norm_linear(&x, (&weight, shift.as_deref(), EPS), &stored.values, bias.as_deref());
-    let errors = product_bounds(case, &x, (&weight, shift.as_deref(), EPS), &stored, bias.as_deref());
+    let errors = product_bounds(bench, case, &x, (&weight, shift.as_deref(), EPS), &stored, bias.as_deref());
     let products: Vec<Bounded> = truth.into_iter().zip(errors).collect();
     let expected = finish(&products, &before, (n, rows), after);
     compare(&bench.read_f32(&out)?, &expected.iter().map(|e| e.0).collect::<Vec<_>>(), n, |i| expected[i].1)
@@ -78,6 +78,7 @@ pub(crate) fn norm_linear(bench: &mut Bench<'_>, case: &Layered, mut inputs: Inp
 
 /// The bound of every product: what the norm leaves, by |w|, and what summing makes of it.
 fn product_bounds(
+    bench: &Bench<'_>,
     case: &Layered,
     x: &[f32],
     (weight, shift, eps): (&[f32], Option<&[f32]>, f32),
@@ -85,6 +86,8 @@ fn product_bounds(
     bias: Option<&[f32]>,
 ) -> Vec<f64> {
     let k = case.k;
+    let halves = bench.halves();
+    let halved = |v: f64| if halves { bounds::halved(v) } else { 0.0 };
     let (normed, errors) = match shift {
         Some(shift) => {
             let normed = reference::layer_norm(x, weight, shift, eps);
@@ -99,10 +102,15 @@ fn product_bounds(
     };
     let mut bounds = Vec::new();
     for (normed, errors) in normed.chunks(k.max(1)).zip(errors.chunks(k.max(1))) {
-        for (j, w) in stored.magnitudes.chunks(k.max(1)).enumerate() {
-            let passed: f64 = errors.iter().zip(w).map(|(error, &w)| error * f64::from(w)).sum();
-            let magnitude: f64 =
-                normed.iter().zip(errors).zip(w).map(|((v, error), &w)| (v.abs() + error) * f64::from(w)).sum();
+        let rows = stored.magnitudes.chunks(k.max(1)).zip(stored.values.chunks(k.max(1)));
+        for (j, (w, values)) in rows.enumerate() {
+            let (mut passed, mut magnitude) = (0.0, 0.0);
+            for (((v, error), &w), &value) in normed.iter().zip(errors).zip(w).zip(values) {
+                let (v, w) = (v.abs(), f64::from(w));
+                let (v_error, w_error) = (error + halved(v + error), halved(value.into()));
+                passed += v_error * (w + w_error) + v * w_error;
+                magnitude += (v + v_error) * (w + w_error);
+            }
             let bias = bias.map_or(0.0, |bias| f64::from(bias[j].abs()));
             // What is there before is one more summand, of at most 1.
             bounds.push(passed + bounds::product(k + 1, magnitude + bias + 1.0));

@@ -12,7 +12,7 @@ mod tokens;
 use crate::kernel::{Edit, File, Format, Kernel, kernels};
 use crate::reflect;
 pub use kinds::Operator;
-pub use run::{Examiner, Job, Setting, Survey, Verdict};
+pub use run::{Examiner, Job, Setting, Survey, Verdict, absent};
 
 /// One change to one shader.
 ///

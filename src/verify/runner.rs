@@ -6,6 +6,7 @@
 //! not in a test, and one that reads beyond them finds zeros in a fresh buffer. So memory is poisoned with NaN before it is
 //! used, guards differ from buffer to buffer, and operands lie in several layouts, in which no pitch can pass for another.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use super::inputs::Inputs;
@@ -13,7 +14,7 @@ use super::stored::Stored;
 use super::{Layout, Submit};
 use crate::error::Error;
 use crate::gpu::GpuCompute;
-use crate::kernel::Format;
+use crate::kernel::{Format, Kernel, kernels};
 use crate::pass::{Pass, Pipeline};
 use crate::tensor::{DType, Tensor, Weight, to_pitch, to_words, unpitch};
 
@@ -53,6 +54,8 @@ pub(crate) struct Bench<'a> {
     layout: Layout,
     submit: Submit<'a>,
     kernels: BTreeSet<&'static str>,
+    /// A hash of all that was read back.
+    bits: Cell<u64>,
     /// Which of their variants, each with its kernel.
     #[cfg_attr(not(feature = "bench"), allow(dead_code, reason = "the tuner alone asks"))]
     pub(crate) pipelines: Vec<(&'static str, Pipeline)>,
@@ -67,7 +70,7 @@ pub(crate) struct Guarded {
 
 impl<'a> Bench<'a> {
     pub(crate) fn new(gpu: &'a GpuCompute, layout: Layout, submit: Submit<'a>) -> Bench<'a> {
-        Bench { gpu, layout, submit, kernels: BTreeSet::new(), pipelines: Vec::new() }
+        Bench { gpu, layout, submit, kernels: BTreeSet::new(), bits: Cell::new(0), pipelines: Vec::new() }
     }
 
     /// The same place with the other layout of operands.
@@ -78,6 +81,12 @@ impl<'a> Bench<'a> {
     /// The same place for an operand that lies one way or the other: where all lie alike, one pitch may pass for another.
     pub(crate) fn either(&self, inputs: &mut Inputs) -> Bench<'a> {
         self.with_layout([Layout::Padded, Layout::Dense][inputs.below(2)])
+    }
+
+    /// The same for the same bits.
+    #[cfg(test)]
+    pub(crate) fn bits(&self) -> u64 {
+        self.bits.get()
     }
 
     pub(crate) fn into_kernels(self) -> BTreeSet<&'static str> {
@@ -169,6 +178,12 @@ impl<'a> Bench<'a> {
         Ok((self.submit)(pass)?)
     }
 
+    /// Whether a kernel that ran rounds what it multiplies to halves.
+    pub(crate) fn halves(&self) -> bool {
+        let ran = |kernel: &&Kernel| self.kernels.contains(kernel.name);
+        kernels::ALL.iter().filter(|kernel| kernel.needs.f16).any(ran)
+    }
+
     /// The elements of a guarded tensor, after its guards and tails were checked. `T` is as large as an element.
     pub(crate) fn read<T: bytemuck::Pod + Send>(&self, guarded: &Guarded) -> Result<Vec<T>, Stop> {
         let Some(whole) = &guarded.whole else { return Ok(self.gpu.read(&guarded.tensor)?) };
@@ -185,6 +200,9 @@ impl<'a> Bench<'a> {
             return Err(Stop::Failed(format!("wrote outside its output, {} bytes after the end", 4 * at)));
         }
         let bytes: &[u8] = bytemuck::cast_slice(body);
+        self.bits.set(body.iter().fold(self.bits.get(), |hash, &word| {
+            (hash ^ u64::from(word)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23)
+        }));
         let ((rows, columns), pitch) = ((guarded.tensor.rows(), guarded.tensor.columns()), guarded.tensor.pitch());
         let size = guarded.tensor.dtype().bytes();
         for (row, bytes) in bytes.chunks((pitch * size).max(1)).enumerate() {
@@ -206,7 +224,8 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// The largest error over its bound. Where the bound is zero the values must be equal.
+/// The largest error over its bound. Where the bound is zero the values must be equal, where NaN is expected they must not be
+/// finite.
 pub(crate) fn compare(
     got: &[f32],
     expected: &[f64],
@@ -221,6 +240,8 @@ pub(crate) fn compare(
         let error = (f64::from(got) - expected).abs();
         let ratio = match (error, bound(i)) {
             (0.0, _) => 0.0,
+            // What is no number must not look like one.
+            _ if expected.is_nan() && !got.is_finite() => 0.0,
             // Neither a NaN nor a bound that is none may pass for a small error.
             (error, bound) if error.is_finite() && bound.is_finite() && bound > 0.0 => error / bound,
             _ => f64::INFINITY,

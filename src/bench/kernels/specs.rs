@@ -16,6 +16,7 @@ use super::shape::{Absent, Key, Shape};
 use super::{Host, MAX_ELEMENTS, Row, Spec};
 use crate::Tensor;
 use crate::error::{Error, Result};
+use crate::gpu::Arithmetic;
 use crate::kernel::Format;
 use crate::verify::inputs::Inputs;
 
@@ -52,7 +53,7 @@ struct Made {
     bytes: f64,
     /// Elements of all operands.
     elements: f64,
-    spec: Box<dyn Fn() -> Spec>,
+    spec: Box<dyn Fn(Arithmetic) -> Spec>,
 }
 
 /// In the order in which they are printed.

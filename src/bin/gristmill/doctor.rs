@@ -172,6 +172,6 @@ fn document(found: &Found) -> Value {
         ("missing", json!(missing)),
         ("self_test", test),
     ];
-    let nothing = ["backend", "backend_reason", "adapter"].map(|key| (key, Value::Null));
+    let nothing = ["backend", "backend_reason", "arithmetic", "adapter"].map(|key| (key, Value::Null));
     object(facts.into_iter().chain(gpu.as_ref().map_or(nothing, backend_json)))
 }

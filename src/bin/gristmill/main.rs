@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use gristmill::{ComputeBackend, GpuCompute, Options};
+use gristmill::{Arithmetic, ComputeBackend, GpuCompute, Options};
 
 use failure::Outcome;
 
@@ -83,6 +83,20 @@ struct Place {
     /// Part of the adapter's name; takes precedence over GRISTMILL_ADAPTER and WGPU_ADAPTER_NAME
     #[arg(long, value_name = "NAME")]
     adapter: Option<String>,
+    /// What products of many rows are computed in; f16 rounds their factors, and takes an adapter with matrix units
+    #[arg(long, value_enum, default_value_t = Numbers::F32)]
+    arithmetic: Numbers,
+    /// Compile the kernels without checks of their indices and loops
+    #[arg(long)]
+    unchecked: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Numbers {
+    /// Everywhere the same digits
+    F32,
+    /// Factors of 11 digits up to 65,504, sums of f32; where there are no matrix units f32, which is said
+    F16,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -119,6 +133,11 @@ impl Place {
             Backend::Auto => ComputeBackend::Auto,
         });
         options.adapter.clone_from(&self.adapter);
+        options.unchecked = self.unchecked;
+        options.arithmetic = match self.arithmetic {
+            Numbers::F32 => Arithmetic::F32,
+            Numbers::F16 => Arithmetic::F16,
+        };
         options
     }
 }

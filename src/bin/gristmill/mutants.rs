@@ -64,7 +64,11 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
         return workers::serve(args.adapter.clone()).map(|()| Outcome::Done);
     }
     let (all, known) = (mutants::all(), known::known()?);
-    let chosen = chosen(args, &all)?;
+    let absent = if args.list { BTreeSet::new() } else { mutants::absent(args.adapter.as_deref())? };
+    let chosen = chosen(args, &all, &absent)?;
+    if !absent.is_empty() {
+        note(&format!("left out, as this adapter does not run them: {}", Vec::from_iter(absent).join(", ")));
+    }
     if args.list {
         return list(args, &chosen).map(|()| Outcome::Done);
     }
@@ -102,10 +106,11 @@ fn round<'a>(
     Ok(None)
 }
 
-/// The mutants asked for, with their indices.
-fn chosen<'a>(args: &Args, all: &'a [Mutant]) -> Result<Vec<(usize, &'a Mutant)>, Failure> {
+/// The mutants asked for, with their indices, but for those of kernels that are absent.
+fn chosen<'a>(args: &Args, all: &'a [Mutant], absent: &BTreeSet<&str>) -> Result<Vec<(usize, &'a Mutant)>, Failure> {
     let name = |mutant: &Mutant| mutant.op.unwrap_or("formats");
-    let is_wanted = |mutant: &Mutant| args.op.is_empty() || args.op.iter().any(|op| op == name(mutant));
+    let is_asked_for = |mutant: &Mutant| args.op.is_empty() || args.op.iter().any(|op| op == name(mutant));
+    let is_wanted = |mutant: &Mutant| is_asked_for(mutant) && !absent.contains(mutant.stem());
     let wanted: Vec<usize> = all.iter().enumerate().filter(|(_, m)| is_wanted(m)).map(|(index, _)| index).collect();
     let ops: BTreeSet<&str> = all.iter().map(name).collect();
     if !args.op.iter().all(|op| ops.contains(op.as_str())) {

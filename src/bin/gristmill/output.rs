@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use gristmill::GpuCompute;
+use gristmill::{Arithmetic, GpuCompute};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -66,18 +66,21 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
 
 /// The backend in words, with what a reader must know to judge its speed.
 pub(crate) fn backend_line(gpu: &GpuCompute) -> String {
-    match gpu.adapter() {
+    let backend = match gpu.adapter() {
         Some(adapter) => format!("gpu: {adapter}"),
         None => match rayon::current_num_threads() {
             1 => format!("cpu: 1 thread ({})", gpu.reason()),
             threads => format!("cpu: {threads} threads ({})", gpu.reason()),
         },
-    }
+    };
+    gpu.arithmetic_note().map_or(backend.clone(), |note| format!("{backend}, {note}"))
 }
 
-/// `backend`, `backend_reason` and `adapter` of a document.
-pub(crate) fn backend_json(gpu: &GpuCompute) -> [(&'static str, Value); 3] {
+/// `backend`, `backend_reason`, `arithmetic` and `adapter` of a document.
+pub(crate) fn backend_json(gpu: &GpuCompute) -> [(&'static str, Value); 4] {
+    let arithmetic = if gpu.arithmetic() == Arithmetic::F16 { "f16" } else { "f32" };
     [
+        ("arithmetic", json!(arithmetic)),
         ("backend", json!(if gpu.is_gpu() { "gpu" } else { "cpu" })),
         ("backend_reason", json!(gpu.reason())),
         ("adapter", gpu.adapter().map_or(Value::Null, adapter_json)),

@@ -117,14 +117,18 @@ fn report(shown: &Shown) -> String {
     let over = |found: u32, limit: u32| {
         if found > limit { format!(", more than WebGPU's default limit of {limit}") } else { String::new() }
     };
-    let Resources { workgroup_size: [x, y, z], workgroup_bytes, subgroups } = *resources;
+    let Resources { workgroup_size: [x, y, z], workgroup_bytes, needs } = *resources;
     let invocations = x.saturating_mul(y).saturating_mul(z);
     text.push('\n');
     let mut line = |name: &str, value: String| text += &format!("{name:<17} {value}\n");
     line("workgroup size", format!("{x} x {y} x {z}{}", over(invocations, MAX_INVOCATIONS)));
     line("workgroup memory", format!("{workgroup_bytes} bytes{}", over(workgroup_bytes, MAX_WORKGROUP_BYTES)));
     line("grid", kernel.grid.to_owned());
-    line("subgroups", if subgroups { "needed" } else { "not needed" }.to_owned());
+    let needed = |needed: bool| if needed { "needed" } else { "not needed" }.to_owned();
+    line("subgroups", needed(needs.subgroups));
+    line("f16", needed(needs.f16));
+    let side = needs.matrix;
+    line("matrix units", if side > 0 { format!("of {side} x {side}, needed") } else { needed(false) });
     line(
         "format",
         match kernel.format {
@@ -187,7 +191,9 @@ fn document(shown: &Shown, spirv_bytes: Option<usize>) -> Value {
         ("grid", json!(kernel.grid)),
         ("workgroup_size", json!(resources.workgroup_size)),
         ("workgroup_bytes", json!(resources.workgroup_bytes)),
-        ("subgroups", json!(resources.subgroups)),
+        ("subgroups", json!(resources.needs.subgroups)),
+        ("f16", json!(resources.needs.f16)),
+        ("matrix", json!(resources.needs.matrix)),
         ("spirv_bytes", json!(spirv_bytes)),
         ("wgsl", json!(kernel.wgsl(variant))),
     ])

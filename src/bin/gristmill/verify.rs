@@ -56,6 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
         ("ops", report.ops.iter().map(|op| json!(op)).collect::<Value>()),
         ("failures", json!(report.failures)),
         ("skips", json!(report.skips)),
+        ("absent", json!(report.absent)),
         ("seconds", json!(report.seconds)),
     ];
     args.form.document(&object(facts.into_iter().chain(backend_json(&gpu))))?;
@@ -92,10 +93,26 @@ fn support(args: &Args, count: usize) -> Result<Outcome, Failure> {
     };
     for row in &reports[0].ops {
         let on_cpu = reports[1].ops.iter().find(|other| (other.op, other.dtype) == (row.op, row.dtype));
-        let kernels = Vec::from_iter(row.kernels.iter().copied()).join(", ");
+        let kernels = Vec::from_iter(row.kernels.keys().copied()).join(", ");
         print(&format!("| `{}` | {} | {} | {kernels} | {} |\n", row.op, row.dtype, cell(Some(row)), cell(on_cpu)))?;
     }
+    if !reports[0].absent.is_empty() {
+        print(&format!("\nNot run on it, and not verified: {}.\n", listed(&reports[0].absent)))?;
+    }
     Ok(if reports.iter().all(Report::is_good) { Outcome::Done } else { Outcome::Wrong })
+}
+
+/// `kernel: why`, by why.
+fn listed(absent: &[String]) -> String {
+    let split = absent.iter().filter_map(|line| line.split_once(": "));
+    let mut whys: Vec<(&str, Vec<String>)> = Vec::new();
+    for (kernel, why) in split {
+        match whys.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, kernels)) => kernels.push(format!("`{kernel}`")),
+            None => whys.push((why, vec![format!("`{kernel}`")])),
+        }
+    }
+    whys.iter().map(|(why, kernels)| format!("{} ({why})", kernels.join(", "))).collect::<Vec<_>>().join("; ")
 }
 
 /// A row per operation and element type; below it what failed and what was skipped, and why.
@@ -108,7 +125,7 @@ fn lines(report: &Report) -> String {
         [vec![op.op.to_owned(), op.dtype.to_owned()], counts.to_vec(), vec![worst]].concat()
     });
     let mut text = table(&std::iter::once(header).chain(rows).collect::<Vec<_>>());
-    for (word, cases) in [("failed", &report.failures), ("skipped", &report.skips)] {
+    for (word, cases) in [("failed", &report.failures), ("skipped", &report.skips), ("not run", &report.absent)] {
         text.extend(cases.iter().take(SHOWN).map(|case| format!("{word}: {case}\n")));
         if let Some(more) = cases.len().checked_sub(SHOWN + 1) {
             text += &format!("{word}: {} more; --json has them all\n", more + 1);

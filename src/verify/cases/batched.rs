@@ -3,7 +3,7 @@
 
 use super::{FLOATS, Table};
 use crate::kernel::Format;
-use crate::verify::batched::{Batched, View, batched, contiguous, either_way, heads, one_hot, special};
+use crate::verify::batched::{Batched, View, batched, beyond_halves, contiguous, either_way, heads, one_hot, special};
 use crate::verify::inputs::Fill;
 
 const OP: &str = "matmul_transpose_b";
@@ -17,6 +17,7 @@ pub(super) fn batched_products(table: &mut Table) {
     parts(table);
     large(table);
     identities(table);
+    beyond(table);
     copies(table);
 }
 
@@ -194,6 +195,15 @@ fn identities(table: &mut Table) {
                 });
             }
         }
+    }
+}
+
+/// Where factors are rounded to halves, what is beyond those must not pass for a number.
+fn beyond(table: &mut Table) {
+    for shape in [(9, 33, 17), (70, 130, 66)] {
+        let (m, k, n) = shape;
+        let detail = format!("m={m},k={k},n={n} beyond halves");
+        table.row((OP, "beyond halves"), &detail, m * k * n, move |bench, inputs| beyond_halves(bench, shape, inputs));
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::Mutant;
 use crate::error::Result;
-use crate::gpu::{ComputeBackend, GpuCompute, Options};
+use crate::gpu::{Arithmetic, ComputeBackend, GpuCompute, Options};
 use crate::kernel::{File, Kernel, kernels};
 use crate::pass::Pass;
 use crate::verify::{Case, Layout, Outcome, cases, execute};
@@ -25,7 +25,7 @@ use crate::verify::{Case, Layout, Outcome, cases, execute};
 /// use gristmill::verify::mutants::{Job, Setting};
 ///
 /// let jobs = Setting::ALL.map(|setting| Job { setting, case: 0 }.to_string());
-/// assert_eq!(jobs, ["adapter:0", "plain:0", "dense:0", "mixed:0", "plain-dense:0", "plain-mixed:0"]);
+/// assert_eq!(jobs, ["adapter:0", "plain:0", "dense:0", "mixed:0", "plain-dense:0", "plain-mixed:0", "halves:0"]);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Setting {
@@ -41,12 +41,21 @@ pub enum Setting {
     PlainDense,
     /// Without immediates and subgroups; inputs as a caller's buffers, outputs as ours.
     PlainMixed,
+    /// The adapter as it is, products in halves; nothing where it has no matrix units.
+    Halves,
 }
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Setting; 6] =
-        [Setting::Adapter, Setting::Plain, Setting::Dense, Setting::Mixed, Setting::PlainDense, Setting::PlainMixed];
+    pub const ALL: [Setting; 7] = [
+        Setting::Adapter,
+        Setting::Plain,
+        Setting::Dense,
+        Setting::Mixed,
+        Setting::PlainDense,
+        Setting::PlainMixed,
+        Setting::Halves,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -56,12 +65,13 @@ impl Setting {
             Setting::Mixed => "mixed",
             Setting::PlainDense => "plain-dense",
             Setting::PlainMixed => "plain-mixed",
+            Setting::Halves => "halves",
         }
     }
 
     fn layout(self) -> Layout {
         match self {
-            Setting::Adapter | Setting::Plain => Layout::Padded,
+            Setting::Adapter | Setting::Plain | Setting::Halves => Layout::Padded,
             Setting::Dense | Setting::PlainDense => Layout::Dense,
             Setting::Mixed | Setting::PlainMixed => Layout::Mixed,
         }
@@ -71,10 +81,21 @@ impl Setting {
     fn open(self, adapter: Option<&str>) -> Result<GpuCompute> {
         let mut options = Options::new(ComputeBackend::Gpu);
         options.adapter = adapter.map(str::to_owned);
-        let extras = matches!(self, Setting::Adapter | Setting::Dense | Setting::Mixed);
+        let extras = matches!(self, Setting::Adapter | Setting::Dense | Setting::Mixed | Setting::Halves);
+        options.arithmetic = if self == Setting::Halves { Arithmetic::F16 } else { Arithmetic::F32 };
         (options.immediates, options.subgroups) = (extras, extras);
         GpuCompute::open(&options)
     }
+}
+
+/// The kernels that an adapter runs in no setting.
+///
+/// # Errors
+/// [`Error::NoAdapter`](crate::Error::NoAdapter).
+pub fn absent(adapter: Option<&str>) -> Result<BTreeSet<&'static str>> {
+    let gpu = Setting::Halves.open(adapter)?;
+    let lacks = |kernel: &&&Kernel| gpu.engine().is_some_and(|engine| engine.lacks(kernel).is_some());
+    Ok(kernels::ALL.iter().filter(lacks).map(|kernel| kernel.name).collect())
 }
 
 /// One case in one setting; written `plain:17`.
@@ -151,6 +172,9 @@ impl Survey {
         let mut survey = Survey { cases: cases(), ran: Vec::new(), failures: Vec::new() };
         for setting in Setting::ALL {
             let gpu = setting.open(adapter)?;
+            if setting == Setting::Halves && gpu.arithmetic() != Arithmetic::F16 {
+                continue;
+            }
             for (index, case) in survey.cases.iter().enumerate() {
                 if case.large || ops.is_some_and(|ops| !ops.contains(case.op)) {
                     continue;

@@ -100,7 +100,7 @@ fn one(
         flops: 0.0,
         bytes: 8.0 * times([m, n]),
         elements: times([m, n]),
-        spec: Box::new(move || {
+        spec: Box::new(move |_| {
             let x = draw(&name, m * n);
             let expected = by_rows((m * n, 1), |places| {
                 let x = pick(&x, places, 1);
@@ -133,7 +133,7 @@ fn two(
         flops: 0.0,
         bytes: 12.0 * times([m, n]),
         elements: 2.0 * times([m, n]),
-        spec: Box::new(move || {
+        spec: Box::new(move |_| {
             let x = draw(&name, m * n);
             let y: Vec<f32> = draw("y", m * n).into_iter().map(change).collect();
             let expected = by_rows((m * n, 1), |places| {
@@ -160,7 +160,7 @@ pub(super) const SWIGLU: Recipe = recipe("swiglu", &["swiglu"], &[(F32, SMALL)],
         flops: 0.0,
         bytes: 12.0 * times([m, n]),
         elements: 3.0 * times([m, n]),
-        spec: Box::new(move || {
+        spec: Box::new(move |_| {
             let x = draw("swiglu", 2 * m * n);
             let twin = |rows: &[usize]| -> Vec<Bounded> {
                 let x = pick(&x, rows, 2 * n);

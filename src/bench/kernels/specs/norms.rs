@@ -45,7 +45,7 @@ fn softmax(
         flops: 0.0,
         bytes: 8.0 * times([m, n]),
         elements: times([m, n]),
-        spec: Box::new(move || {
+        spec: Box::new(move |_| {
             let x = draw(&name, m * n);
             let expected = by_rows((m, n), |rows| {
                 let x = pick(&x, rows, n);
@@ -84,7 +84,7 @@ impl Norm {
     fn made(self, matrices: f64, spec: fn(&Norm) -> Spec) -> Made {
         let (one, vectors) = (times([self.m, self.n]), times([2, self.n]));
         let elements = matrices * one + vectors;
-        Made { flops: 0.0, bytes: 4.0 * elements, elements, spec: Box::new(move || spec(&self)) }
+        Made { flops: 0.0, bytes: 4.0 * elements, elements, spec: Box::new(move |_| spec(&self)) }
     }
 
     fn weight(&self) -> Vec<f32> {

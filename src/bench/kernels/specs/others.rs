@@ -22,7 +22,7 @@ pub(super) const TRANSPOSE: Recipe = Recipe {
             flops: 0.0,
             bytes: 8.0 * times([m, n]),
             elements: 2.0 * times([m, n]),
-            spec: Box::new(move || {
+            spec: Box::new(move |_| {
                 let x = draw("transpose", m * n);
                 let truth = reference::transpose(bytemuck::cast_slice(&x), (1, m, n));
                 let expected = by_rows((m * n, 1), |at| {
@@ -56,7 +56,7 @@ pub(super) const REPITCH: Recipe = Recipe {
             flops: 0.0,
             bytes: 8.0 * times([m, n]),
             elements: 2.0 * times([m, n]),
-            spec: Box::new(move || {
+            spec: Box::new(move |_| {
                 let x = draw("repitch", m * n);
                 let twin = |at: &[usize]| bounded(reference::repitch(&pick(&x, at, 1)), |_, _| 0.0);
                 let expected = by_rows((m * n, 1), twin);
@@ -89,7 +89,7 @@ pub(super) const CAST: Recipe = Recipe {
             flops: 0.0,
             bytes: 6.0 * times([m, n]),
             elements: 2.0 * times([m, n]),
-            spec: Box::new(move || cast((m, n), format)),
+            spec: Box::new(move |_| cast((m, n), format)),
         })
     },
     ..TRANSPOSE
@@ -156,7 +156,7 @@ pub(super) const REDUCE: Recipe = Recipe {
             flops: 0.0,
             bytes: 4.0 * times([m, n + 1]),
             elements: times([m, n + 1]),
-            spec: Box::new(move || {
+            spec: Box::new(move |_| {
                 let x = draw("reduce", m * n);
                 let expected = by_rows((m, 1), |at| {
                     let x = pick(&x, at, n);
@@ -196,7 +196,7 @@ pub(super) const DOT: Recipe = Recipe {
             flops: 2.0 * n as f64,
             bytes: 8.0 * n as f64,
             elements: 2.0 * n as f64,
-            spec: Box::new(move || {
+            spec: Box::new(move |_| {
                 let (x, y) = (draw("x", n), draw("y", n));
                 let products: Vec<f32> = reference::mul(&x, &y).into_iter().map(|v| v as f32).collect();
                 let expected = vec![(0, reference::dot(&x, &y), bounds::dot(n, magnitude(&products)))];

@@ -114,7 +114,7 @@ fn attending(text: &Shape, format: Format, (m, position): (usize, usize), parts:
         // Each key and value is needed once, whoever asks for it.
         bytes: 2.0 * kept * (position + 1) as f64 * kv_width + 4.0 * m as f64 * (2.0 * width + 2.0 * kv_width),
         elements: 2.0 * shape.context as f64 * kv_width + m as f64 * (2.0 * width + 2.0 * kv_width),
-        spec: Box::new(move || attention((m, first), shape, format, parts)),
+        spec: Box::new(move |_| attention((m, first), shape, format, parts)),
     })
 }
 
@@ -205,7 +205,7 @@ pub(super) const ROPE: Recipe = Recipe {
             flops: 0.0,
             bytes: 8.0 * all,
             elements: all + times([m, shape.rotary_dim]),
-            spec: Box::new(move || {
+            spec: Box::new(move |_| {
                 let (width, rows, table) = (shape.heads * shape.head_dim, sequence(m, 0), angles(m, &shape));
                 let x = draw("rope", m * width);
                 let expected = by_rows((m, width), |at| {
@@ -244,7 +244,7 @@ pub(super) const NORM_ROPE: Recipe = Recipe {
             flops: 0.0,
             bytes: 8.0 * all,
             elements: all + times([m + shape.heads, shape.rotary_dim]),
-            spec: Box::new(move || norm_rope(m, shape)),
+            spec: Box::new(move |_| norm_rope(m, shape)),
         })
     },
     ..ROPE
@@ -296,7 +296,7 @@ fn table(text: &Shape, format: Format, spec: fn((usize, usize, usize), Format) -
         flops: 0.0,
         bytes: moved * times([m, k]) + stored,
         elements: times([n + POSITIONS + m, k]),
-        spec: Box::new(move || spec((m, k, n), format)),
+        spec: Box::new(move |_| spec((m, k, n), format)),
     })
 }
 
@@ -368,7 +368,7 @@ pub(super) const ARGMAX: Recipe = Recipe {
             flops: 0.0,
             bytes: 4.0 * times([m, n]),
             elements: times([m, n + 2]),
-            spec: Box::new(move || {
+            spec: Box::new(move |_| {
                 let x = draw("argmax", m * n);
                 let expected = by_rows((m, 2), |at| exact(reference::argmax(&pick(&x, at, n), n).concat()));
                 Spec {
@@ -404,7 +404,7 @@ pub(super) const SAMPLE: Recipe = Recipe {
             flops: 0.0,
             bytes: 4.0 * times([m, n]),
             elements: times([m, n + 6]),
-            spec: Box::new(move || sample((m, n), sampler)),
+            spec: Box::new(move |_| sample((m, n), sampler)),
         })
     },
 };

@@ -2,12 +2,19 @@
 
 use super::{CHECKED, Expected, Host, Key, Made, REQUIRED, Recipe, Shape, Spec, draw, places, poison, tensors, times};
 use crate::error::Result;
+use crate::gpu::Arithmetic;
 use crate::kernel::Format;
 use crate::verify::inputs::{Fill, Inputs};
-use crate::verify::{bounds, stored::Stored};
+use crate::verify::{bounds, products::halved, stored::Stored};
 use crate::{ops, reference};
 
 const KEYS: &[Key] = &[("m", REQUIRED), ("k", REQUIRED), ("n", REQUIRED)];
+const TRANSPOSED: &[&str] = &[
+    "matmul_transpose_b",
+    "matmul_transpose_b_broadcast",
+    "matmul_transpose_b_matrix8",
+    "matmul_transpose_b_matrix16",
+];
 const FLOATS: &[Format] = super::F32_F16;
 const OTHERS: &[Format] = &[
     Format::BF16,
@@ -70,7 +77,7 @@ pub(super) const MATVEC: Recipe = Recipe {
 
 pub(super) const LINEAR: Recipe = Recipe {
     op: "linear",
-    kernels: &["matmul_transpose_b", "matmul_transpose_b_broadcast"],
+    kernels: TRANSPOSED,
     keys: KEYS,
     formats: &Format::ALL,
     shapes: &[
@@ -86,7 +93,7 @@ pub(super) const LINEAR: Recipe = Recipe {
 
 pub(super) const TRANSPOSE_B: Recipe = Recipe {
     op: "matmul_transpose_b",
-    kernels: &["matmul_transpose_b", "matmul_transpose_b_broadcast"],
+    kernels: TRANSPOSED,
     keys: KEYS,
     formats: FLOATS,
     shapes: &[(super::F32, &["m=768,k=64,n=64", "m=128,k=768,n=128"])],
@@ -98,15 +105,21 @@ fn sizes(shape: &Shape) -> Result<(usize, usize, usize)> {
 }
 
 /// Elements of an output\[m,n\] of sums over k; `column(j)` is what a row of x is multiplied by for column j, and the magnitudes
-/// that its errors are measured by.
-fn sums(x: &[f32], (m, k, n): (usize, usize, usize), column: impl Fn(usize) -> (Vec<f32>, Vec<f32>)) -> Expected {
+/// that its errors are measured by; with `halves` both are rounded to halves first.
+fn sums(
+    (x, halves): (&[f32], bool),
+    (m, k, n): (usize, usize, usize),
+    column: impl Fn(usize) -> (Vec<f32>, Vec<f32>),
+) -> Expected {
     let one = |at: usize| {
         let (x, (y, magnitudes)) = (x.get(at / n * k..(at / n + 1) * k).unwrap_or_default(), column(at % n));
-        let positive: Vec<f32> = x.iter().map(|v| v.abs()).collect();
-        let [sum, magnitude] = [(x, &y), (&positive, &magnitudes)].map(|(x, y)| {
+        let product = |x: &[f32], y: &[f32]| {
             reference::matmul_transpose_b(x, y, None, 1.0, (1, k, 1)).first().copied().unwrap_or(f64::NAN)
-        });
-        (at, sum, bounds::product(k, magnitude))
+        };
+        let positive: Vec<f32> = x.iter().map(|v| v.abs()).collect();
+        let exact = product(&positive, &magnitudes);
+        let rounded = if halves { product(&halved(&positive, x), &halved(&magnitudes, &y)) } else { exact };
+        (at, product(x, &y), bounds::product(k, rounded) + rounded - exact)
     };
     places(m * n, CHECKED).into_iter().map(one).collect()
 }
@@ -120,7 +133,8 @@ fn product(shape: &Shape, format: Format, transposed: bool) -> Result<Made> {
         flops: 2.0 * times([m, k, n]),
         bytes: 4.0 * (times([m, k]) + times([m, n])) + of_y * times([k, n]),
         elements: times([m, k]) + times([k, n]) + times([m, n]),
-        spec: Box::new(move || {
+        spec: Box::new(move |arithmetic| {
+            let halves = transposed && arithmetic == Arithmetic::F16;
             let x = draw(&name, m * k);
             let y = Stored::round(draw("y", k * n), format).values;
             let column = |j: usize| {
@@ -129,7 +143,7 @@ fn product(shape: &Shape, format: Format, transposed: bool) -> Result<Made> {
                 let magnitudes = column.iter().map(|v| v.abs()).collect();
                 (column, magnitudes)
             };
-            let expected = sums(&x, (m, k, n), column);
+            let expected = sums((&x, halves), (m, k, n), column);
             let y = match format {
                 Format::F16 => Host::F16(y.iter().map(|&v| half::f16::from_f32(v)).collect()),
                 _ => Host::F32(y),
@@ -164,11 +178,12 @@ fn layer(shape: &Shape, format: Format) -> Result<Made> {
         flops: 2.0 * times([m, k, n]),
         bytes: 4.0 * times([m, k]) + stored + 4.0 * times([m, n]),
         elements: times([m, k]) + times([k, n]) + times([m, n]),
-        spec: Box::new(move || {
+        spec: Box::new(move |arithmetic| {
+            let halves = m > ops::MATVEC_ROWS && arithmetic == Arithmetic::F16;
             let x = draw(&name, m * k);
             let w = Stored::draw(&mut Inputs::new("w"), Fill::Uniform, (n, k), format);
             let row = |of: &[f32], j: usize| of.get(j * k..(j + 1) * k).unwrap_or_default().to_vec();
-            let expected = sums(&x, (m, k, n), |j| (row(&w.values, j), row(&w.magnitudes, j)));
+            let expected = sums((&x, halves), (m, k, n), |j| (row(&w.values, j), row(&w.magnitudes, j)));
             Spec {
                 tensors: vec![(Host::F32(x), vec![m, k]), poison(vec![m, n])],
                 weight: Some((w, (n, k))),
