@@ -84,8 +84,7 @@ pub struct Options {
     pub arithmetic: Arithmetic,
     /// Compiles kernels of this crate without the checks that wgpu puts into every shader: of each index, and of loops
     /// without an end. The cases of [`verify`](crate::verify) pass both ways, between guards, and give the same bits, but
-    /// for some of attention and of few rows, where a driver fuses other products with sums. A caller's own kernels keep
-    /// the checks.
+    /// for some of attention and of products of few rows. A caller's own kernels keep the checks.
     pub unchecked: bool,
     /// A folder where compiled pipelines are kept from one run to the next, for each adapter and driver; `None`: nowhere. They
     /// are written when the engine is dropped, where the device can ([`wgpu::Features::PIPELINE_CACHE`]).
