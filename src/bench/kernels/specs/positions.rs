@@ -31,7 +31,7 @@ fn sequence(m: usize, first: usize) -> Vec<Position> {
 /// `m` rows that end at `position`; heads of GPT-2 small where nothing else is said.
 pub(super) const ATTENTION: Recipe = Recipe {
     op: "attention",
-    kernels: &["attention"],
+    kernels: &["attention", "attention_broadcast"],
     keys: &[
         ("m", REQUIRED),
         ("position", REQUIRED),
