@@ -47,6 +47,12 @@ fn odd_shapes(kernel: &Kernel) -> Vec<(&'static str, Format)> {
             floats("m=1,position=2100,heads=1,d=64"),
         ]
         .concat(),
+        "attention_broadcast" => [
+            floats("m=19,position=40,heads=6,d=8"),
+            floats("m=3,position=2,heads=6,d=24,kv_heads=2"),
+            floats("m=1,position=2100,heads=1,d=64"),
+        ]
+        .concat(),
         "attention_decode" => [
             floats("position=40,heads=6,d=8"),
             floats("position=2,heads=6,d=24,kv_heads=2"),
@@ -65,14 +71,14 @@ fn odd_shapes(kernel: &Kernel) -> Vec<(&'static str, Format)> {
     }
 }
 
-/// Of two ways to a product a device has one: what needs no subgroups is what is left without them.
+/// Of two ways to a result a device has one: what needs no subgroups is what is left without them.
 fn reached(gpu: &GpuCompute, kernel: &Kernel, subgroups: bool) -> bool {
     let broadcast = subgroups && gpu.adapter().is_some_and(|adapter| adapter.software);
     match kernel.name {
         "matvec" => !subgroups,
         "matvec_subgroup" => subgroups,
-        "matmul" | "matmul_transpose_b" => !broadcast,
-        "matmul_broadcast" | "matmul_transpose_b_broadcast" => broadcast,
+        "matmul" | "matmul_transpose_b" | "attention" => !broadcast,
+        "matmul_broadcast" | "matmul_transpose_b_broadcast" | "attention_broadcast" => broadcast,
         "matmul_transpose_b_matrix8" | "matmul_transpose_b_matrix16" => false,
         _ => true,
     }
@@ -80,7 +86,7 @@ fn reached(gpu: &GpuCompute, kernel: &Kernel, subgroups: bool) -> bool {
 
 /// Once more without subgroups only where that may be another kernel.
 fn again(kernel: &Kernel) -> bool {
-    matches!(kernel.name, "matvec" | "matmul" | "matmul_transpose_b")
+    matches!(kernel.name, "matvec" | "matmul" | "matmul_transpose_b" | "attention")
 }
 
 #[test]
