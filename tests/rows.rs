@@ -48,8 +48,8 @@ fn odd_shapes(kernel: &Kernel) -> Vec<(&'static str, Format)> {
         ]
         .concat(),
         "attention_broadcast" => [
-            floats("m=19,position=40,heads=6,d=8"),
-            floats("m=3,position=2,heads=6,d=24,kv_heads=2"),
+            floats("m=19,position=40,heads=6,d=24"),
+            floats("m=3,position=2,heads=6,d=8,kv_heads=2"),
             floats("m=1,position=2100,heads=1,d=64"),
         ]
         .concat(),
