@@ -186,10 +186,28 @@ struct Timestamps {
     staging: Arc<Lease>,
 }
 
+/// A tensor that is to be read back, and who waits for it.
+pub(crate) struct Wanted {
+    pub(crate) tensor: Tensor,
+    pub(crate) promise: Promise,
+    /// Nobody else will use it any more, and the host can map it: it is not copied.
+    pub(crate) itself: bool,
+}
+
+impl Wanted {
+    /// Where the bytes will be mapped.
+    fn staging(&self, engine: &Engine) -> Result<Arc<Lease>> {
+        match self.tensor.lease() {
+            Some(lease) if self.itself => Ok(Arc::clone(lease)),
+            _ => engine.pool.take(Kind::Readback, self.tensor.bytes()),
+        }
+    }
+}
+
 /// Encodes the steps and the readbacks and hands them to the queue.
-pub(crate) fn submit(engine: &Engine, steps: &[Step], reads: Vec<(Tensor, Promise)>) -> Result<()> {
+pub(crate) fn submit(engine: &Engine, steps: &[Step], reads: Vec<Wanted>) -> Result<()> {
     // A result that nobody holds any more is not read.
-    let wanted: Vec<_> = reads.into_iter().filter(|(_, promise)| !promise.is_abandoned()).collect();
+    let wanted: Vec<_> = reads.into_iter().filter(|wanted| !wanted.promise.is_abandoned()).collect();
     if steps.is_empty() && wanted.is_empty() {
         return Ok(());
     }
@@ -200,7 +218,7 @@ pub(crate) fn submit(engine: &Engine, steps: &[Step], reads: Vec<(Tensor, Promis
 pub(crate) fn submit_timed(
     gpu: &GpuCompute,
     steps: &[Step],
-    reads: Vec<(Tensor, Promise)>,
+    reads: Vec<Wanted>,
     clock: Clock,
 ) -> Result<AsyncGpuResult<PassTimes>> {
     let none = Error::Limit {
@@ -260,14 +278,9 @@ pub(crate) fn make_pipelines(engine: &Engine, steps: &[Step]) -> Result<()> {
 }
 
 /// Leases what a submission needs beside its tensors, and submits.
-fn hand_in(
-    engine: &Engine,
-    steps: &[Step],
-    wanted: Vec<(Tensor, Promise)>,
-    timed: Option<(Clock, usize, Promise)>,
-) -> Result<()> {
+fn hand_in(engine: &Engine, steps: &[Step], wanted: Vec<Wanted>, timed: Option<(Clock, usize, Promise)>) -> Result<()> {
     let take = |kind: Kind, bytes: u64| engine.pool.take(kind, bytes);
-    let staging = wanted.iter().map(|(tensor, _)| take(Kind::Readback, tensor.bytes()));
+    let staging = wanted.iter().map(|wanted| wanted.staging(engine));
     let leased = make_pipelines(engine, steps).and_then(|()| staging.collect::<Result<Vec<_>>>()).and_then(|staging| {
         let timestamps = |&(clock, count, _): &(Clock, usize, Promise)| {
             let bytes = 8 * count as u64;
@@ -283,16 +296,16 @@ fn hand_in(
     let (staging, uniforms, timestamps) = match leased {
         Ok(leased) => leased,
         Err(error) => {
-            let promises = wanted.into_iter().map(|(_, promise)| promise).chain(timed.map(|(.., promise)| promise));
+            let promises = wanted.into_iter().map(|wanted| wanted.promise).chain(timed.map(|(.., promise)| promise));
             promises.for_each(|promise| promise.complete(Err(error.clone())));
             return Err(error);
         }
     };
     let mut copies = Vec::new();
     let mut queued = Vec::new();
-    for ((tensor, promise), staging) in wanted.into_iter().zip(staging) {
+    for (Wanted { tensor, promise, itself }, staging) in wanted.into_iter().zip(staging) {
         queued.push(Read { staging: Arc::clone(&staging), bytes: tensor.bytes(), promise });
-        copies.push((tensor, staging));
+        copies.extend((!itself).then_some((tensor, staging)));
     }
     if let (Some((_, count, promise)), Some(timestamps)) = (timed, &timestamps) {
         queued.push(Read { staging: Arc::clone(&timestamps.staging), bytes: 8 * count as u64, promise });

@@ -393,9 +393,11 @@ impl Engine {
         let granted = limits.max_storage_buffer_binding_size.min((1 << 31) - 256);
         let poller = options.poller.unwrap_or(if owned { Poller::Thread } else { Poller::Caller });
         let settings = Settings { depth: options.depth, deadline: options.deadline, poller, owned };
+        // An integrated GPU may compute more slowly in memory that the host maps; that was not measured.
+        let mapped = facts.software && features.contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS);
         Ok(Engine {
             queue: SubmissionQueue::new(Arc::clone(&seam), &settings)?,
-            pool: GpuBufferPool::new(Arc::clone(&seam), limits.max_buffer_size, Box::new(cache.forgetter())),
+            pool: GpuBufferPool::new(Arc::clone(&seam), limits.max_buffer_size, mapped, Box::new(cache.forgetter())),
             cache,
             kept,
             counters,

@@ -47,6 +47,8 @@ mod pool;
 mod queue;
 #[cfg(feature = "gpu")]
 mod readback;
+#[cfg(all(test, feature = "gpu"))]
+mod readback_tests;
 #[cfg(feature = "gpu")]
 mod result;
 #[cfg(feature = "gpu")]

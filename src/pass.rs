@@ -9,7 +9,7 @@ mod recording;
 
 use std::sync::Arc;
 
-use crate::encode::{Clock, PassTimes, Step, Which, Work, submit, submit_timed};
+use crate::encode::{Clock, PassTimes, Step, Wanted, Which, Work, submit, submit_timed};
 use crate::error::{Error, Result};
 use crate::gpu::GpuCompute;
 use crate::kernel::{Arguments, Constants, Format, Kernel, Variant};
@@ -20,7 +20,7 @@ use crate::result::AsyncGpuResult;
 use crate::tensor::{DType, Storage, Tensor, device_bytes};
 use crate::tuning::{Knobs, ShapeClass};
 pub(crate) use checks::checked_grid;
-use checks::{Clash, check_home, check_tensors, traffic};
+use checks::{Clash, check_home, check_tensors, give_up, traffic};
 pub use recording::Recording;
 
 /// A variant of a kernel, compiled: equal to another if it is the same one.
@@ -53,7 +53,7 @@ pub struct Pass {
     scratch: Vec<Arc<Lease>>,
     /// Other buffers that the steps use.
     held: Vec<Arc<Lease>>,
-    reads: Vec<(Tensor, crate::result::Promise)>,
+    reads: Vec<Wanted>,
     /// The estimate of everything since the last flush.
     flops: f64,
     /// What an op said of its next dispatch: operations, and bytes if they are not those of its operands.
@@ -127,7 +127,7 @@ impl Pass {
         tuned.map_or_else(K::default, |values| K::read(&values))
     }
 
-    /// Records one dispatch of `grid` workgroups. Called by ops, which have checked the shapes.
+    /// Records one dispatch of `grid` workgroups, for ops, which have checked the shapes.
     pub(crate) fn run<A: Arguments>(
         &mut self,
         args: &A,
@@ -295,7 +295,7 @@ impl Pass {
         self.format = format;
     }
 
-    /// Whether the pass is estimated to run for longer than the 200 ms that a watchdog certainly allows.
+    /// Whether the pass may run for longer than the 200 ms that a watchdog certainly allows.
     #[cfg_attr(not(feature = "models"), allow(dead_code, reason = "models alone need it"))]
     pub(crate) fn is_long(&self) -> bool {
         self.gpu.engine().is_some_and(|engine| self.flops > 0.2 * engine.flops_per_second)
@@ -346,7 +346,8 @@ impl Pass {
         self.read_with(tensor, size_of::<T>(), move |fetched| fetched.into_vec(shape, pitch))
     }
 
-    /// [`Pass::read`] without a copy in host memory: for what is large, or looked at once.
+    /// [`Pass::read`] without a copy in host memory: for what is large, or looked at once. On a software adapter the device
+    /// makes none either, if no handle on the tensor is left when the pass is submitted.
     ///
     /// # Errors
     /// As [`Pass::read`].
@@ -389,17 +390,18 @@ impl Pass {
         match &tensor.storage {
             Storage::Host(words) => promise.complete(Ok(Fetched::Host(crate::cpu::copied(words, tensor)))),
             Storage::Device(_) if tensor.bytes() == 0 => promise.complete(Ok(Fetched::Host(Vec::new()))),
-            Storage::Device(_) => self.reads.push((tensor.clone(), promise)),
+            Storage::Device(_) => self.reads.push(Wanted { tensor: tensor.clone(), promise, itself: false }),
         }
         Ok(result)
     }
 
-    /// Submits what was recorded. Blocks only while the queue is full.
+    /// Submits. Blocks only while the queue is full.
     ///
     /// # Errors
     /// What wgpu or the device says; the results of this pass then carry the same error.
-    pub fn submit(self) -> Result<()> {
+    pub fn submit(mut self) -> Result<()> {
         let Some(engine) = self.gpu.engine() else { return Ok(()) };
+        give_up(&mut self.reads, &[self.scratch.as_slice(), &self.held]);
         submit(engine, &self.steps, self.reads)
     }
 

@@ -3,7 +3,7 @@
 //! The pool hands out whole buffers, never slices of an arena: wgpu tracks usage per buffer, and one buffer may not be read
 //! and written in one dispatch. A buffer returns when its last [`Lease`] is dropped and may be used again at once, without
 //! a fence: all work goes through one queue in order, so whatever is submitted later runs later. The exceptions are
-//! readback buffers, which the host touches; the queue holds their leases until the host is done.
+//! buffers that are read back, which the host touches; the queue holds their leases until the host is done.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,9 +28,10 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    fn usage(self) -> wgpu::BufferUsages {
+    fn usage(self, mapped: bool) -> wgpu::BufferUsages {
         use wgpu::BufferUsages as U;
         match self {
+            Kind::Storage if mapped => U::STORAGE | U::COPY_SRC | U::COPY_DST | U::MAP_READ,
             Kind::Storage => U::STORAGE | U::COPY_SRC | U::COPY_DST,
             Kind::Readback => U::MAP_READ | U::COPY_DST,
             Kind::Uniform => U::UNIFORM | U::COPY_DST,
@@ -98,6 +99,8 @@ impl std::fmt::Debug for GpuBufferPool {
 struct Shared {
     seam: Arc<dyn Seam>,
     max_buffer_bytes: u64,
+    /// Whether the host may map tensors themselves.
+    mapped: bool,
     poison: AtomicBool,
     on_free: OnFree,
     state: Mutex<State>,
@@ -139,9 +142,10 @@ fn size_class(bytes: u64) -> u64 {
 }
 
 impl GpuBufferPool {
-    pub(crate) fn new(seam: Arc<dyn Seam>, max_buffer_bytes: u64, on_free: OnFree) -> GpuBufferPool {
+    /// `mapped`: the device lets the host map tensors themselves, and their memory is the host's anyway.
+    pub(crate) fn new(seam: Arc<dyn Seam>, max_buffer_bytes: u64, mapped: bool, on_free: OnFree) -> GpuBufferPool {
         let (poison, state) = (AtomicBool::new(false), Mutex::default());
-        let shared = Shared { seam, max_buffer_bytes, poison, on_free, state };
+        let shared = Shared { seam, max_buffer_bytes, mapped, poison, on_free, state };
         GpuBufferPool { shared: Arc::new(shared) }
     }
 
@@ -246,10 +250,11 @@ impl GpuBufferPool {
                 return Err(Error::OutOfMemory { bytes: size, context: "over the pool's budget".to_owned() });
             }
         }
-        match self.shared.seam.create_buffer(size, kind.usage()) {
+        let usage = kind.usage(self.shared.mapped);
+        match self.shared.seam.create_buffer(size, usage) {
             Err(Error::OutOfMemory { .. }) => {
                 self.trim();
-                self.shared.seam.create_buffer(size, kind.usage())
+                self.shared.seam.create_buffer(size, usage)
             }
             other => other,
         }
@@ -292,6 +297,12 @@ impl Lease {
             Home::Pool(pool) => Some(pool),
             Home::Caller(_) => None,
         }
+    }
+
+    /// Whether the host may map it while none but these `holders` and one tensor have it.
+    pub(crate) fn is_mappable(self: &Arc<Self>, holders: usize) -> bool {
+        let usable = self.pool().is_some() && self.buffer.usage().contains(wgpu::BufferUsages::MAP_READ);
+        usable && Arc::strong_count(self) == holders + 1
     }
 
     /// The caches that know a caller's buffer.

@@ -99,6 +99,7 @@ impl GpuCompute {
             let mut pass = self.pass();
             op(&mut pass, &mut x)?;
             results.push(pass.read(&x)?);
+            drop(x);
             pass.submit()?;
         }
         self.gather(results)
@@ -142,6 +143,7 @@ impl GpuCompute {
         let mut out = pass.tensor(shape)?;
         op(&mut pass, &mut out)?;
         let result = pass.read(&out)?;
+        drop(out);
         pass.submit()?;
         Ok(result)
     }

@@ -63,11 +63,13 @@ impl GpuCompute {
     }
 
     /// Features that are used where a device has them: immediates for parameters, subgroups in reductions, timestamps for
-    /// timing, what a driver has compiled to keep ([`Options::pipelines`]). Matrix units ([`Arithmetic::F16`]) are not among
+    /// timing, what a driver has compiled to keep ([`Options::pipelines`]), and on a software adapter tensors that the host
+    /// maps itself. Matrix units ([`Arithmetic::F16`]) are not among
     /// them: a device does not tell what they multiply, so a guest does without.
     pub fn useful_features() -> wgpu::Features {
         use wgpu::Features as F;
-        F::IMMEDIATES | F::SUBGROUP | F::PIPELINE_CACHE | F::TIMESTAMP_QUERY | F::TIMESTAMP_QUERY_INSIDE_PASSES
+        let timestamps = F::TIMESTAMP_QUERY | F::TIMESTAMP_QUERY_INSIDE_PASSES;
+        F::IMMEDIATES | F::SUBGROUP | F::PIPELINE_CACHE | F::MAPPABLE_PRIMARY_BUFFERS | timestamps
     }
 
     /// What to request of an adapter: the [useful features](GpuCompute::useful_features) that it has, and its own limits,

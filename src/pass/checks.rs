@@ -1,7 +1,10 @@
 //! What must hold of a dispatch before it is recorded. wgpu would find the same mistakes when the commands are submitted,
 //! where nobody knows any more which op they came from, and would refuse all of them for one.
 
+use std::sync::Arc;
+
 use crate::cache::Blueprint;
+use crate::encode::Wanted;
 use crate::error::{Error, Result};
 use crate::gpu::Engine;
 use crate::kernel::MAX_GROUPS;
@@ -22,6 +25,14 @@ pub(super) fn is_home(engine: &Engine, lease: &Lease) -> bool {
 
 pub(super) fn check_home(engine: &Engine, op: &'static str, lease: &Lease) -> Result<()> {
     if is_home(engine, lease) { Ok(()) } else { Err(Error::ForeignBuffer { op }) }
+}
+
+/// Marks which tensors are mapped themselves: those that nobody has but the pass, whose buffers these are, as it ends.
+pub(super) fn give_up(reads: &mut [Wanted], held: &[&[Arc<Lease>]]) {
+    for Wanted { tensor, itself, .. } in reads {
+        let holders = |lease: &Lease| held.iter().copied().flatten().filter(|held| held.id == lease.id).count();
+        *itself = tensor.offset == 0 && tensor.lease().is_some_and(|lease| lease.is_mappable(holders(lease)));
+    }
 }
 
 /// Why tensors cannot be bound together.

@@ -125,9 +125,14 @@ impl Engine {
     fn matmul(&self, name: &str, (m, k, n): (usize, usize, usize)) -> Result<Work> {
         let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
         let (our_a, our_b) = (self.gpu.tensor(&a, &[m, k])?, self.gpu.tensor(&b, &[k, n])?);
-        let mut out = self.gpu.zeros(&[m, n])?;
         let gpu = self.gpu.clone();
-        let ours = move || ours(&gpu, &mut out, |pass, out| ops::matmul(pass, &our_a, &our_b, out));
+        let ours = move || {
+            ours(&gpu, |pass| {
+                let mut out = pass.tensor(&[m, n])?;
+                ops::matmul(pass, &our_a, &our_b, &mut out)?;
+                Ok(out)
+            })
+        };
         let (their_a, their_b) = (self.theirs(&a, [m, k]), self.theirs(&b, [k, n]));
         let theirs = move || theirs(|| their_a.clone().matmul(their_b.clone()));
         let amount = 2.0 * (m * k * n) as f64 / 1e9;
@@ -137,9 +142,14 @@ impl Engine {
     fn matvec(&self, name: &str, (k, n): (usize, usize), natural: bool) -> Result<Work> {
         let (x, w) = (numbers(k, 3), numbers(n * k, 4));
         let weight = Weight::from_f32(&self.gpu, &w, (n, k), Format::F32)?;
-        let (our_x, mut out) = (self.gpu.tensor(&x, &[1, k])?, self.gpu.zeros(&[1, n])?);
-        let gpu = self.gpu.clone();
-        let ours = move || ours(&gpu, &mut out, |pass, out| ops::linear(pass, &our_x, &weight, None, out));
+        let (gpu, our_x) = (self.gpu.clone(), self.gpu.tensor(&x, &[1, k])?);
+        let ours = move || {
+            ours(&gpu, |pass| {
+                let mut out = pass.tensor(&[1, n])?;
+                ops::linear(pass, &our_x, &weight, None, &mut out)?;
+                Ok(out)
+            })
+        };
         let their_x = self.theirs(&x, [1, k]);
         let their_w =
             if natural { self.theirs(&transposed(&w, n, k), [k, n]) } else { self.theirs(&w, [n, k]).transpose() };
@@ -157,17 +167,21 @@ impl Engine {
 
         let (gpu, our_word, values) = (self.gpu.clone(), word.clone(), x.clone());
         let (our_scale, our_shift) = (gpu.tensor(&scale, &[COLUMNS])?, gpu.tensor(&shift, &[COLUMNS])?);
-        let mut out = gpu.zeros(&[ROWS, COLUMNS])?;
         let ours = move || {
             let mut x = gpu.tensor(&values, &[ROWS, COLUMNS])?;
             drop(gpu.read::<f32>(&gpu.tensor(&[0.0], &[1])?)?); // the upload is over
-            match our_word.as_str() {
-                "gelu" => ours(&gpu, &mut x, |pass, x| ops::gelu(pass, x, form)),
-                "softmax" => ours(&gpu, &mut x, ops::softmax),
-                _ => ours(&gpu, &mut out, |pass, out| {
-                    ops::layer_norm(pass, (&x, 0), &our_scale, &our_shift, EPSILON, out)
-                }),
-            }
+            ours(&gpu, |pass| {
+                match our_word.as_str() {
+                    "gelu" => ops::gelu(pass, &mut x, form)?,
+                    "softmax" => ops::softmax(pass, &mut x)?,
+                    _ => {
+                        let mut out = pass.tensor(&[ROWS, COLUMNS])?;
+                        ops::layer_norm(pass, (&x, 0), &our_scale, &our_shift, EPSILON, &mut out)?;
+                        x = out;
+                    }
+                }
+                Ok(x)
+            })
         };
 
         let (device, their_scale, their_shift) =
@@ -208,16 +222,14 @@ fn work(
     Work { name: name.to_owned(), amount, unit, tolerance, ours, theirs }
 }
 
-/// Records, submits, and reads the result, all of it on the clock. Neither engine copies what it maps.
-fn ours(
-    gpu: &GpuCompute,
-    out: &mut Tensor,
-    record: impl FnOnce(&mut Pass, &mut Tensor) -> gristmill::Result<()>,
-) -> Result<Timed> {
+/// Records, submits, and reads the result, all of it on the clock. Neither engine copies what it maps; neither keeps the
+/// result on the device.
+fn ours(gpu: &GpuCompute, record: impl FnOnce(&mut Pass) -> gristmill::Result<Tensor>) -> Result<Timed> {
     let clock = Instant::now();
     let mut pass = gpu.pass();
-    record(&mut pass, out)?;
-    let result = pass.view::<f32>(out)?;
+    let out = record(&mut pass)?;
+    let result = pass.view::<f32>(&out)?;
+    drop(out);
     pass.submit()?;
     let view = result.wait(PATIENCE)?;
     view.rows().for_each(|row| {
