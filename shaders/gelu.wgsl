@@ -2,7 +2,8 @@
 //! x = x Phi(x), in place: the tanh form (FORM 0) or the exact one (FORM 1).   x: any shape
 //! tanh form: 0.5 x (1 + tanh u), u = sqrt(2/pi) (x + 0.044715 x^3), written x / (1 + exp(-2u)), which neither cancels in
 //! the tail nor needs a tanh (WGSL's may overflow). Hendrycks, Gimpel 2016, arXiv 1606.08415.
-//! Exact form: Phi(x) = erfc(-x / sqrt 2) / 2, erfc by the Chebyshev fit of Numerical Recipes 6.2 (relative error 1.2e-7).
+//! Exact form: max(x, 0) - a Phi(-a) for a = |x|, Phi(-a) = t 2^(P(t) - a^2 log2(e) / 2) for t = 1 / (1 + 0.33 a), a form of
+//! Numerical Recipes 6.2 to base 2. P is fitted by tests/oracle/gelu_fit.py (relative error 2.5e-7).
 //! grid: ceil(quads / WG)
 
 /// Invocations per workgroup. Tune: 32u, 64u, 128u, 256u
@@ -30,13 +31,11 @@ fn gelu_tanh(v: vec4f) -> vec4f {
 }
 
 fn gelu_exact(v: vec4f) -> vec4f {
-    let z = min(abs(v) * 0.7071067811865476, vec4f(9.3));
-    let t = 1.0 / (1.0 + 0.5 * z);
-    let fit = -1.26551223 + t * (1.00002368 + t * (0.37409196 + t * (0.09678418 + t * (-0.18628806
-        + t * (0.27886807 + t * (-1.13520398 + t * (1.48851587 + t * (-0.82215223 + t * 0.17087277))))))));
-    let tail = 0.5 * t * exp(fit - z * z);
-    let y = v * select(1.0 - tail, tail, v < vec4f());
-    return select(y, vec4f(), v < vec4f(-13.0));
+    let a = min(abs(v), vec4f(14.0));
+    let t = 1.0 / (1.0 + 0.33 * a);
+    let fit = -2.924593 + t * (1.430342 + t * (0.6670291 + t * (-0.29510328 + t * (1.1413591
+        + t * (-1.9963125 + t * (1.2584403 + t * -0.2811615))))));
+    return select(v, vec4f(), v < vec4f()) - a * t * exp2(fit - 0.7213475204444817 * a * a);
 }
 
 @compute @workgroup_size(WG)

@@ -58,12 +58,11 @@ fn activation(v: vec4f) -> vec4f {
         return gated(v, -1.5957691216057308 * (c + 0.044715 * c * c * c));
     }
     if ACTIVATION == 3u {
-        let z = min(abs(v) * 0.7071067811865476, vec4f(9.3));
-        let t = 1.0 / (1.0 + 0.5 * z);
-        let fit = -1.26551223 + t * (1.00002368 + t * (0.37409196 + t * (0.09678418 + t * (-0.18628806
-            + t * (0.27886807 + t * (-1.13520398 + t * (1.48851587 + t * (-0.82215223 + t * 0.17087277))))))));
-        let tail = 0.5 * t * exp(fit - z * z);
-        return select(v * select(1.0 - tail, tail, v < vec4f()), vec4f(), v < vec4f(-13.0));
+        let a = min(abs(v), vec4f(14.0));
+        let t = 1.0 / (1.0 + 0.33 * a);
+        let fit = -2.924593 + t * (1.430342 + t * (0.6670291 + t * (-0.29510328 + t * (1.1413591
+            + t * (-1.9963125 + t * (1.2584403 + t * -0.2811615))))));
+        return select(v, vec4f(), v < vec4f()) - a * t * exp2(fit - 0.7213475204444817 * a * a);
     }
     if ACTIVATION == 4u {
         return gated(v, -v);

@@ -335,8 +335,7 @@ impl Pass {
         }
     }
 
-    /// Reads a tensor back, as it is at the end of this pass: dense rows of `f32`, `u32`, [`half::f16`] or [`half::bf16`],
-    /// or of anything else that is as large.
+    /// Reads a tensor back as it is at the end of this pass: dense rows of anything that is as large as an element.
     ///
     /// # Errors
     /// [`Error::Shape`] if `T` is not as large as an element, or a caller's buffer was created without `COPY_SRC`;

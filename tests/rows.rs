@@ -39,12 +39,19 @@ fn odd_shapes(kernel: &Kernel) -> Vec<(&'static str, Format)> {
     match kernel.name {
         "matmul" | "matmul_broadcast" => floats("n=70,m=67,k=37"),
         name if name.starts_with("matmul_transpose_b") => [all("m=67,k=512,n=70"), floats("m=9,k=37,n=5")].concat(),
+        "linear_merge" => all("m=67,k=512,n=70,parts=4"),
         "matvec" | "matvec_subgroup" => [all("m=3,k=512,n=70"), floats("m=8,k=37,n=5")].concat(),
         "embed" | "gather" => [all("m=19,k=256,n=33"), floats("m=3,k=37,n=5")].concat(),
         "attention" => [
             floats("m=3,position=40,heads=6,d=10"),
             floats("m=3,position=2,heads=6,d=10,kv_heads=2"),
             floats("m=1,position=2100,heads=1,d=64"),
+        ]
+        .concat(),
+        "attention_tile" => [
+            floats("m=70,position=100,heads=6,d=24,kv_heads=2"),
+            floats("m=9,position=8,heads=2,d=12"),
+            floats("m=33,position=2100,heads=1,d=128"),
         ]
         .concat(),
         "attention_broadcast" => [
@@ -77,7 +84,7 @@ fn reached(gpu: &GpuCompute, kernel: &Kernel, subgroups: bool) -> bool {
     match kernel.name {
         "matvec" => !subgroups,
         "matvec_subgroup" => subgroups,
-        "matmul" | "matmul_transpose_b" | "attention" => !broadcast,
+        "matmul" | "matmul_transpose_b" | "attention" | "attention_tile" => !broadcast,
         "matmul_broadcast" | "matmul_transpose_b_broadcast" | "attention_broadcast" => broadcast,
         "matmul_transpose_b_matrix8" | "matmul_transpose_b_matrix16" => false,
         _ => true,
@@ -86,7 +93,7 @@ fn reached(gpu: &GpuCompute, kernel: &Kernel, subgroups: bool) -> bool {
 
 /// Once more without subgroups only where that may be another kernel.
 fn again(kernel: &Kernel) -> bool {
-    matches!(kernel.name, "matvec" | "matmul" | "matmul_transpose_b" | "attention")
+    matches!(kernel.name, "matvec" | "matmul" | "matmul_transpose_b" | "attention" | "attention_tile")
 }
 
 #[test]

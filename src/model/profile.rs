@@ -201,7 +201,7 @@ impl GpuModel {
 
 /// Whether a kernel goes through the keys and values of all positions before.
 fn looks_back(kernel: &str) -> bool {
-    matches!(kernel, "attention" | "attention_broadcast" | "attention_decode")
+    matches!(kernel, "attention" | "attention_broadcast" | "attention_tile" | "attention_decode")
 }
 
 /// Seconds a token, once the first few have come.

@@ -56,11 +56,23 @@ pub fn attention(
     };
     let aligned = [qkv, keys, values, out].into_iter().all(|tensor| tensor.is_aligned());
     let fits = aligned && head_dim.is_multiple_of(8) && head_dim <= BROADCAST_DIM;
+    let in_quads = || {
+        let [qkv_pitch, out_pitch] = [params.qkv_pitch / 4, params.out_pitch / 4];
+        k::attention::Params { qkv_pitch, out_pitch, kv_pitch: params.kv_pitch / 2, ..params }
+    };
     if fits && broadcasts(pass, &k::attention_broadcast::KERNEL, (out, m), Format::F32) {
         use k::attention_broadcast::{Args, Modes, Params, grid};
-        let [qkv_pitch, out_pitch] = [params.qkv_pitch / 4, params.out_pitch / 4];
-        let params = k::attention::Params { qkv_pitch, out_pitch, kv_pitch: params.kv_pitch / 2, ..params };
-        let (params, knobs): (Params, _) = (bytemuck::cast(params), pass.knobs(out));
+        let (params, knobs): (Params, _) = (bytemuck::cast(in_quads()), pass.knobs(out));
+        let args = Args { rows, qkv, keys, values, out };
+        return pass.run(&args, params, (knobs, Modes { d, causal, half }), grid(&params, &knobs));
+    }
+    let knobs = pass.knobs(out);
+    let picks = |kernel| pass.picks(kernel, false, out, Format::F32);
+    // The kernel for processors may be preferred, and not run here.
+    let tiled = picks(&k::attention_tile::KERNEL) || m >= TILED && !picks(&k::attention::KERNEL);
+    if tiled && aligned && tiles(head_dim, &knobs) {
+        use k::attention_tile::{Args, Modes, Params, grid};
+        let params: Params = bytemuck::cast(in_quads());
         let args = Args { rows, qkv, keys, values, out };
         return pass.run(&args, params, (knobs, Modes { d, causal, half }), grid(&params, &knobs));
     }
@@ -72,6 +84,17 @@ pub fn attention(
 
 /// The widest head of the kernel for processors, whose weights of a tile must fit workgroup memory.
 const BROADCAST_DIM: usize = 224;
+
+/// Rows that are worth a tile of them. Below that most of it would be computed for nothing.
+const TILED: usize = 8;
+
+/// Whether a tile of keys and values of this size fits workgroup memory, beside the weights and maxima of its rows.
+fn tiles(head_dim: usize, knobs: &k::attention_tile::Knobs) -> bool {
+    let (quads, fours) = (head_dim / 4, knobs.rows as usize / 4);
+    let stride = quads | 1;
+    let bytes = 16 * (8 * (stride + fours) + 8 * fours);
+    head_dim.is_multiple_of(4) && bytes <= crate::reflect::MAX_WORKGROUP_BYTES as usize
+}
 
 fn cost(pass: &mut Pass, qkv: &Tensor, keys: &Tensor, shape: &Attention, out: &Tensor) {
     let (m, context) = (out.rows(), shape.context);

@@ -174,7 +174,7 @@ pub fn matvec(pass: &mut Pass, x: &Tensor, w: &Weight, bias: Option<&Tensor>, ou
 /// As [`matvec`].
 pub fn matvec_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'_>, out: &mut Tensor) -> Result<()> {
     const OP: &str = "matvec";
-    let Epilogue { bias, activation, accumulate } = epilogue;
+    let Epilogue { bias, activation, accumulate, .. } = epilogue;
     check_linear(OP, x, w, (bias, 1), out)?;
     if pass.is_cpu() {
         let added = bias.filter(|_| !accumulate);
@@ -207,7 +207,7 @@ impl<'a> From<Epilogue<'a>> for Around<'a> {
 /// The dispatches of the kernels, one per chunk of w.
 fn products(pass: &mut Pass, x: &Tensor, w: &Weight, around: &Around<'_>, out: &mut Tensor) -> Result<()> {
     const OP: &str = "matvec";
-    let &Around { norm, gated, epilogue: Epilogue { bias, activation, accumulate } } = around;
+    let &Around { norm, gated, epilogue: Epilogue { bias, activation, accumulate, .. } } = around;
     let m = x.rows();
     if m == 0 {
         return Ok(());

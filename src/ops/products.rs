@@ -61,6 +61,9 @@ pub struct Epilogue<'a> {
     pub activation: Option<Activation>,
     /// Adds the product to what `out` holds, as a block of a transformer ends.
     pub accumulate: bool,
+    /// Parts of the depth that [`linear_with`](super::linear_with) sums side by side and then adds up, where many rows have
+    /// no activation; as many as divide the depth, if fewer. `None`: as many as keep the device busy. Others ignore it.
+    pub parts: Option<usize>,
 }
 
 /// out\[m,n\] = a\[m,k\] b\[k,n\]; b may be f32 or f16.
@@ -77,7 +80,7 @@ pub fn matmul(pass: &mut Pass, a: &Tensor, b: &Tensor, out: &mut Tensor) -> Resu
 /// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree.
 pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'_>, out: &mut Tensor) -> Result<()> {
     const OP: &str = "matmul";
-    let Epilogue { bias, activation, accumulate } = epilogue;
+    let Epilogue { bias, activation, accumulate, .. } = epilogue;
     let (m, depth, n) = (a.rows(), a.columns(), b.columns());
     let fits = b.rows() == depth && out.rows() == m && out.columns() == n;
     ensure(OP, fits && bias.is_none_or(|bias| bias.shape() == [n]), || {
@@ -255,49 +258,117 @@ pub(super) fn transpose_b(
     let repeats = |of: usize, to: usize| count(OP, of / to.max(1)).map(|repeats| repeats & 0xffff);
     let quads = |elements: usize| count(OP, elements / 4);
     let ([x_outer, x_inner, x_pitch], [w_outer_stride, w_inner_stride, w_pitch]) = (x.strides(), w.strides());
-    let (kernel, lanes) = (Transposed::of(pass, (out, m), format), pass.gpu().engine().map_or(0, Engine::lanes));
+    let whole = k::matmul_transpose_b::Params {
+        m: count(OP, m)?,
+        n: count(OP, n)?,
+        quads: count(OP, depth.div_ceil(4))?,
+        inner: count(OP, inner)?,
+        repeats: repeats(outer, w_outer)? << 16 | repeats(inner, w_inner)?,
+        x_offset: quads(x.offset())?,
+        x_outer: quads(x_outer)?,
+        x_inner: quads(x_inner)?,
+        x_pitch: quads(x_pitch)?,
+        w_offset: quads(w.offset())?,
+        w_outer: quads(w_outer_stride)?,
+        w_inner: quads(w_inner_stride)?,
+        w_pitch: count(OP, w_pitch * w.dtype().bytes() / 16)?,
+        out_pitch: count(OP, out.pitch())?,
+        column: count(OP, column)?,
+        scale,
+    };
+    let operands = (x.tensor(), (w.tensor(), format));
+    let cut = cut(pass, &epilogue, (batches, m, depth, n));
+    if cut > 1 {
+        // Batches of one matrix: each begins where the one before ends, in every row.
+        let mut sums = pass.tensor(&[cut, m, n])?;
+        let (quads, cut, out_pitch) = (whole.quads / cut as u32, cut as u32, count(OP, sums.pitch())?);
+        let (x_inner, w_inner) = (quads, quads);
+        let each = k::matmul_transpose_b::Params { quads, inner: cut, x_inner, w_inner, out_pitch, column: 0, ..whole };
+        multiply(pass, operands, each, (Epilogue::default(), false), cut.into(), &mut sums)?;
+        return merge(pass, &sums, &epilogue, whole, out);
+    }
     for part in parts(depth) {
-        let params = k::matmul_transpose_b::Params {
-            m: count(OP, m)?,
-            n: count(OP, n)?,
-            quads: count(OP, part.len().div_ceil(4))?,
-            inner: count(OP, inner)?,
-            repeats: repeats(outer, w_outer)? << 16 | repeats(inner, w_inner)?,
-            x_offset: quads(x.offset() + part.start)?,
-            x_outer: quads(x_outer)?,
-            x_inner: quads(x_inner)?,
-            x_pitch: quads(x_pitch)?,
-            w_offset: quads(w.offset() + part.start)?,
-            w_outer: quads(w_outer_stride)?,
-            w_inner: quads(w_inner_stride)?,
-            w_pitch: count(OP, w_pitch * w.dtype().bytes() / 16)?,
-            out_pitch: count(OP, out.pitch())?,
-            column: count(OP, column)?,
-            scale,
-        };
-        let accumulate = (epilogue.accumulate || part.start > 0).into();
-        let Epilogue { bias, activation, .. } = if part.end == depth { epilogue } else { Epilogue::default() };
-        let (with_bias, activation) = (bias.is_some().into(), mode(activation));
-        pass.cost(flops(batches * m, part.len(), n));
-        pass.moves(bytes(&[x.tensor(), w.tensor()], bias, out.bytes()));
-        pass.reads(format);
-        let (x, w, batches) = (x.tensor(), w.tensor(), batches as u64);
-        let bias = bias.unwrap_or(x);
-        // They differ in how they go about it alone.
-        macro_rules! run {
-            ($kernel:ident $(, $lanes:ident)?) => {{
-                use k::$kernel::{Args, Modes, Params, grid};
-                let (knobs, params): (_, Params) = (pass.knobs_for(out, format), bytemuck::cast(params));
-                let modes = Modes { accumulate, bias: with_bias, activation $(, $lanes)? };
-                pass.run(&Args { x, w, bias, out }, params, (knobs, modes), grid(&params, &knobs, batches))?;
-            }};
-        }
-        match kernel {
-            Transposed::Plain => run!(matmul_transpose_b),
-            Transposed::Broadcast => run!(matmul_transpose_b_broadcast),
-            Transposed::Matrix8 => run!(matmul_transpose_b_matrix8, lanes),
-            Transposed::Matrix16 => run!(matmul_transpose_b_matrix16, lanes),
-        }
+        let added = epilogue.accumulate || part.start > 0;
+        let epilogue = if part.end == depth { epilogue } else { Epilogue::default() };
+        let [x_offset, w_offset] = [x.offset(), w.offset()].map(|offset| quads(offset + part.start));
+        let (x_offset, w_offset, quads) = (x_offset?, w_offset?, count(OP, part.len().div_ceil(4))?);
+        let params = k::matmul_transpose_b::Params { quads, x_offset, w_offset, ..whole };
+        multiply(pass, operands, params, (epilogue, added), batches as u64, out)?;
     }
     Ok(())
+}
+
+/// Workgroups that keep a device busy: a guess, since a device does not tell how many it runs at once.
+const BUSY: usize = 128;
+/// At least as deep is a part that is worth a workgroup.
+const SHALLOWEST: usize = 256;
+/// More parts than this cost more to add up than they save.
+const MOST_PARTS: usize = 8;
+
+/// Parts of the depth that are multiplied side by side. A processor has no use for more of them than its few cores.
+fn cut(pass: &Pass, epilogue: &Epilogue<'_>, (batches, m, depth, n): (usize, usize, usize, usize)) -> usize {
+    let software = pass.gpu().engine().is_none_or(|engine| engine.facts.software);
+    let knobs = k::matmul_transpose_b::Knobs::default();
+    let tiles = m.div_ceil(knobs.bm as usize) * n.div_ceil(knobs.bn as usize);
+    let wanted = match epilogue.parts {
+        _ if batches != 1 || tiles == 0 || depth > MAX_DEPTH || epilogue.activation.is_some() => 1,
+        Some(parts) => parts,
+        None if software => 1,
+        None => (BUSY / tiles).min(depth / SHALLOWEST).min(MOST_PARTS),
+    };
+    let quads = depth.div_ceil(4);
+    (2..=wanted.min(quads)).rev().find(|&parts| quads.is_multiple_of(parts)).unwrap_or(1)
+}
+
+/// out\[m,n\] of the parts in x\[parts,m,n\].
+fn merge(
+    pass: &mut Pass,
+    x: &Tensor,
+    epilogue: &Epilogue<'_>,
+    whole: k::matmul_transpose_b::Params,
+    out: &mut Tensor,
+) -> Result<()> {
+    const OP: &str = "linear";
+    let k::matmul_transpose_b::Params { m, n, out_pitch, column, .. } = whole;
+    let columns = n.next_multiple_of(4).min(out_pitch - column);
+    count(OP, m as usize * columns as usize)?;
+    let (parts, x_pitch) = (count(OP, x.rows())? / m, count(OP, x.pitch())?);
+    let params = k::linear_merge::Params { m, n, columns, parts, x_pitch, out_pitch, column };
+    let modes = k::linear_merge::Modes { accumulate: epilogue.accumulate.into(), bias: epilogue.bias.is_some().into() };
+    let knobs = pass.knobs(out);
+    let args = k::linear_merge::Args { x, bias: epilogue.bias.unwrap_or(x), out };
+    pass.run(&args, params, (knobs, modes), k::linear_merge::grid(&params, &knobs))
+}
+
+/// One dispatch of a kernel, with what it adds and does at the end; `added`: to what is in out.
+fn multiply(
+    pass: &mut Pass,
+    (x, (w, format)): (&Tensor, (&Tensor, Format)),
+    params: k::matmul_transpose_b::Params,
+    (Epilogue { bias, activation, .. }, added): (Epilogue<'_>, bool),
+    batches: u64,
+    out: &mut Tensor,
+) -> Result<()> {
+    let m = params.m as usize;
+    let (kernel, lanes) = (Transposed::of(pass, (out, m), format), pass.gpu().engine().map_or(0, Engine::lanes));
+    let (accumulate, with_bias, activation) = (added.into(), bias.is_some().into(), mode(activation));
+    pass.cost(flops(batches as usize * m, 4 * params.quads as usize, params.n as usize));
+    pass.moves(bytes(&[x, w], bias, out.bytes()));
+    pass.reads(format);
+    let bias = bias.unwrap_or(x);
+    // They differ in how they go about it alone.
+    macro_rules! run {
+        ($kernel:ident $(, $lanes:ident)?) => {{
+            use k::$kernel::{Args, Modes, Params, grid};
+            let (knobs, params): (_, Params) = (pass.knobs_for(out, format), bytemuck::cast(params));
+            let modes = Modes { accumulate, bias: with_bias, activation $(, $lanes)? };
+            pass.run(&Args { x, w, bias, out }, params, (knobs, modes), grid(&params, &knobs, batches))
+        }};
+    }
+    match kernel {
+        Transposed::Plain => run!(matmul_transpose_b),
+        Transposed::Broadcast => run!(matmul_transpose_b_broadcast),
+        Transposed::Matrix8 => run!(matmul_transpose_b_matrix8, lanes),
+        Transposed::Matrix16 => run!(matmul_transpose_b_matrix16, lanes),
+    }
 }

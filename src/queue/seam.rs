@@ -196,7 +196,7 @@ impl Seam for WgpuSeam {
                 return Ok(false);
             }
             // What came a moment ago may be done in a moment: the pauses grow with the time waited.
-            std::thread::sleep((waited / 32).max(SHORTEST_PAUSE));
+            std::thread::sleep((waited / 8).max(SHORTEST_PAUSE));
         }
     }
 

@@ -180,8 +180,8 @@ pub(crate) fn gelu_tanh(x: f64, y: f64) -> f64 {
     (12.0 + 14.0 * u.abs().min(44.0)) * U * y.abs() + TINY * x.abs().clamp(1.0, 14.0)
 }
 
-/// GELU, exact form with an erfc of 1.2e-7 = u: relative (24 + 8 z^2) u for z^2 = x^2 / 2: three roundings of z^2, one of
-/// the exponent and 3 + 2 z^2 ULP of exp make 6 z^2; the polynomial and what follows have 20 roundings.
+/// GELU, exact form with a Phi fitted to 2.5e-7 = 4 u: relative (24 + 8 z^2) u for z^2 = x^2 / 2: three roundings of z^2, the
+/// constant's own, and 3 + 2 log2(e) z^2 ULP of exp2 make 7 z^2; the polynomial and what follows have 16 roundings.
 pub(crate) fn gelu_exact(x: f64, y: f64) -> f64 {
     // Beyond 13 the result is x, or below the normal range.
     let square = x.abs().min(14.0).powi(2) / 2.0;

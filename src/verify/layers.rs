@@ -65,7 +65,7 @@ pub(crate) fn norm_linear(bench: &mut Bench<'_>, case: &Layered, mut inputs: Inp
     let norm = ops::Norm { weight: &weight_tensor, bias: shift_tensor.as_ref(), eps: EPS };
     let activation = if let After::Activation(activation) = after { Some(activation) } else { None };
     let accumulate = after == After::Accumulate;
-    let epilogue = ops::Epilogue { bias: bias_tensor.as_ref(), activation, accumulate };
+    let epilogue = ops::Epilogue { bias: bias_tensor.as_ref(), activation, accumulate, parts: None };
     let gated = after == After::Gate;
     bench.run(|pass| ops::norm_linear(pass, &x_tensor, Some(&norm), &w, epilogue, gated, &mut out.tensor))?;
 

@@ -32,12 +32,15 @@ pub(crate) struct Product {
     pub(crate) rows_per_chunk: Option<usize>,
     /// Added to what is there.
     pub(crate) accumulate: bool,
+    /// Of the depth.
+    pub(crate) parts: Option<usize>,
 }
 
 impl Product {
     pub(crate) fn new((m, k, n): (usize, usize, usize), format: Format, fill: Fill) -> Product {
         let (bias, activation, scale, batches, shared, rows_per_chunk) = (false, None, 1.0, 0, false, None);
-        Product { m, k, n, format, fill, bias, activation, scale, batches, shared, rows_per_chunk, accumulate: false }
+        let (accumulate, parts) = (false, None);
+        Product { m, k, n, format, fill, bias, activation, scale, batches, shared, rows_per_chunk, accumulate, parts }
     }
 
     fn shape(&self) -> (usize, usize, usize) {
@@ -45,7 +48,7 @@ impl Product {
     }
 
     fn epilogue<'a>(&self, bias: Option<&'a Tensor>) -> ops::Epilogue<'a> {
-        ops::Epilogue { bias, activation: self.activation, accumulate: self.accumulate }
+        ops::Epilogue { bias, activation: self.activation, accumulate: self.accumulate, parts: self.parts }
     }
 
     /// A bias, or none.

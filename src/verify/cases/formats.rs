@@ -58,6 +58,8 @@ fn products(table: &mut Table, format: Format) {
         let base = Product::new((m, whole(k, format), n), format, fill);
         product(table, "linear", class, Product { bias, activation, rows_per_chunk, ..base }, linear);
     }
+    let base = Product::new((17, whole(1536, format), 37), format, Fill::Uniform);
+    product(table, "linear", "parts", Product { bias: true, parts: Some(6), ..base }, linear);
 }
 
 fn rows(table: &mut Table, format: Format) {

@@ -47,7 +47,7 @@ type RunProduct = fn(&mut Bench<'_>, &Product, Inputs) -> Result<f64, Stop>;
 
 /// One product, named by all that it is.
 pub(super) fn product(table: &mut Table, op: &'static str, class: &'static str, case: Product, run: RunProduct) {
-    let Product { m, k, n, format, fill, bias, activation, scale, batches, shared, rows_per_chunk, accumulate } = case;
+    let Product { m, k, n, format, fill, bias, activation, scale, batches, shared, accumulate, .. } = case;
     let mut detail = format!("m={m},k={k},n={n} {} {}", format.name(), format!("{fill:?}").to_lowercase());
     for (said, word) in [
         (bias, " bias".to_owned()),
@@ -61,8 +61,8 @@ pub(super) fn product(table: &mut Table, op: &'static str, class: &'static str, 
     if let Some(activation) = activation {
         detail += &format!(" {}", format!("{activation:?}").to_lowercase());
     }
-    if let Some(rows) = rows_per_chunk {
-        detail += &format!(" chunk={rows}");
+    for (name, number) in [("chunk", case.rows_per_chunk), ("parts", case.parts)] {
+        detail += &number.map_or(String::new(), |number| format!(" {name}={number}"));
     }
     table.typed((op, format.name(), class), &detail, batches.max(1) * m * k * n, move |bench, inputs| {
         run(bench, &case, inputs)
@@ -193,6 +193,27 @@ fn linears(table: &mut Table) {
             product(table, "linear", "chunks", case, linear);
         }
     }
+    // Parts of the depth: more than divide it, as many as it has quads, of a weight in chunks, over several tiles.
+    for (i, (shape, parts, rows_per_chunk)) in [
+        ((9, 64, 5), 2, None),
+        ((12, 37, 33), 3, None),
+        ((10, 40, 6), 100, None),
+        ((33, 100, 65), 5, Some(8)),
+        ((70, 768, 129), 4, Some(64)),
+        ((129, 1000, 70), 2, None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for (j, fill) in [Fill::Integers, Fill::Uniform].into_iter().enumerate() {
+            let base = Product { parts: Some(parts), rows_per_chunk, ..Product::new(shape, FLOATS[(i + j) % 2], fill) };
+            let case = Product { bias: (i + j) % 3 != 0, accumulate: i % 2 == j, ..base };
+            product(table, "linear", "parts", case, linear);
+        }
+    }
+    // More elements than one dimension of a grid has invocations.
+    let case = Product { parts: Some(2), ..Product::new((9, 8, 466_061), Format::F32, Fill::Integers) };
+    product(table, "linear", "folded grid", case, linear);
     // More columns than the CPU backend widens at a time, and more rows than it multiplies with them.
     for (shape, fill) in [((9, 40, 197), Fill::Integers), ((515, 5, 70), Fill::Uniform)] {
         let case = Product { bias: true, ..Product::new(shape, Format::F16, fill) };

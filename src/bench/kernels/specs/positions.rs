@@ -28,30 +28,41 @@ fn sequence(m: usize, first: usize) -> Vec<Position> {
     (0..m).map(|r| Position { token: 0, slot: 0, position: (first + r) as u32, first: 0 }).collect()
 }
 
-/// `m` rows that end at `position`; heads of GPT-2 small where nothing else is said.
+/// One row at `position`; heads of GPT-2 small where nothing else is said.
 pub(super) const ATTENTION: Recipe = Recipe {
     op: "attention",
     kernels: &["attention", "attention_broadcast"],
-    keys: &[
-        ("m", REQUIRED),
-        ("position", REQUIRED),
-        ("heads", Absent::Is("12")),
-        ("d", Absent::Is("64")),
-        ("kv_heads", Absent::Same("heads")),
-    ],
+    keys: ATTENDING,
     formats: F32_F16,
-    shapes: &[(
-        F32,
-        &["m=1,position=127", "m=1,position=511", "m=1,position=2047", "m=128,position=127", "m=512,position=511"],
-    )],
-    make: |text, format| {
-        let [m, position] = [text.size("m")?, text.count("position")?];
-        if m > position + 1 {
-            return Err(text.wrong("m", &format!("at most {}, which end at position {position}", position + 1)));
-        }
-        attending(text, format, (m, position), None)
-    },
+    shapes: &[(F32, &["m=1,position=127", "m=1,position=511", "m=1,position=2047"])],
+    make: attending_of,
 };
+
+/// `m` rows that end at `position`, which is what a tile is for.
+pub(super) const ATTENTION_TILE: Recipe = Recipe {
+    op: "attention",
+    kernels: &["attention", "attention_broadcast", "attention_tile"],
+    keys: ATTENDING,
+    formats: F32_F16,
+    shapes: &[(F32, &["m=128,position=127", "m=512,position=511"])],
+    make: attending_of,
+};
+
+const ATTENDING: &[Key] = &[
+    ("m", REQUIRED),
+    ("position", REQUIRED),
+    ("heads", Absent::Is("12")),
+    ("d", Absent::Is("64")),
+    ("kv_heads", Absent::Same("heads")),
+];
+
+fn attending_of(text: &Shape, format: Format) -> Result<Made> {
+    let [m, position] = [text.size("m")?, text.count("position")?];
+    if m > position + 1 {
+        return Err(text.wrong("m", &format!("at most {}, which end at position {position}", position + 1)));
+    }
+    attending(text, format, (m, position), None)
+}
 
 /// One row at `position`, over positions in `parts`.
 pub(super) const ATTENTION_DECODE: Recipe = Recipe {

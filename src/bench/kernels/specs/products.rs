@@ -9,6 +9,7 @@ use crate::verify::{bounds, products::halved, stored::Stored};
 use crate::{ops, reference};
 
 const KEYS: &[Key] = &[("m", REQUIRED), ("k", REQUIRED), ("n", REQUIRED)];
+const IN_PARTS: &[Key] = &[("m", REQUIRED), ("k", REQUIRED), ("n", REQUIRED), ("parts", REQUIRED)];
 const TRANSPOSED: &[&str] = &[
     "matmul_transpose_b",
     "matmul_transpose_b_broadcast",
@@ -71,7 +72,7 @@ pub(super) const MATVEC: Recipe = Recipe {
     ],
     make: |shape, format| {
         let few = format!("at most {}; more rows take matmul_transpose_b", ops::MATVEC_ROWS);
-        if shape.size("m")? <= ops::MATVEC_ROWS { layer(shape, format) } else { Err(shape.wrong("m", &few)) }
+        if shape.size("m")? <= ops::MATVEC_ROWS { layer(shape, format, None) } else { Err(shape.wrong("m", &few)) }
     },
 };
 
@@ -85,11 +86,23 @@ pub(super) const LINEAR: Recipe = Recipe {
         (FLOATS, &["m=64,k=768,n=768", "m=64,k=768,n=3072", "m=512,k=768,n=3072", "m=512,k=4096,n=14336"]),
         (OTHERS, &["m=64,k=768,n=3072", "m=512,k=4096,n=14336"]),
     ],
-    make: |shape, format| {
-        let many = format!("more than {}; fewer rows take matvec", ops::MATVEC_ROWS);
-        if shape.size("m")? > ops::MATVEC_ROWS { layer(shape, format) } else { Err(shape.wrong("m", &many)) }
-    },
+    make: |shape, format| layer_of_many(shape, format, None),
 };
+
+/// The same with the depth in parts, which are added up.
+pub(super) const LINEAR_MERGE: Recipe = Recipe {
+    op: "linear",
+    kernels: &["linear_merge"],
+    keys: IN_PARTS,
+    formats: &Format::ALL,
+    shapes: &[(FLOATS, &["m=16,k=3072,n=768,parts=4"])],
+    make: |shape, format| layer_of_many(shape, format, Some(shape.size("parts")?)),
+};
+
+fn layer_of_many(shape: &Shape, format: Format, parts: Option<usize>) -> Result<Made> {
+    let many = format!("more than {}; fewer rows take matvec", ops::MATVEC_ROWS);
+    if shape.size("m")? > ops::MATVEC_ROWS { layer(shape, format, parts) } else { Err(shape.wrong("m", &many)) }
+}
 
 pub(super) const TRANSPOSE_B: Recipe = Recipe {
     op: "matmul_transpose_b",
@@ -169,7 +182,7 @@ fn product(shape: &Shape, format: Format, transposed: bool) -> Result<Made> {
 }
 
 /// x and a weight \[n,k\], by `linear`.
-fn layer(shape: &Shape, format: Format) -> Result<Made> {
+fn layer(shape: &Shape, format: Format, parts: Option<usize>) -> Result<Made> {
     let (m, k, n) = sizes(shape)?;
     shape.whole_blocks("k", k, format)?;
     let name = shape.text.clone();
@@ -189,9 +202,10 @@ fn layer(shape: &Shape, format: Format) -> Result<Made> {
                 weight: Some((w, (n, k))),
                 out: 1,
                 in_place: None,
-                call: Box::new(|pass, set| {
+                call: Box::new(move |pass, set| {
                     let [x, out] = tensors(&mut set.t)?;
-                    set.w.as_ref().map_or(Ok(()), |w| ops::linear(pass, x, w, None, out))
+                    let epilogue = ops::Epilogue { parts, ..Default::default() };
+                    set.w.as_ref().map_or(Ok(()), |w| ops::linear_with(pass, x, w, epilogue, out))
                 }),
                 expected,
             }

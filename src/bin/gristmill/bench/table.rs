@@ -111,19 +111,24 @@ fn parity(records: &[Record]) -> String {
     text + "\n"
 }
 
-/// The last comparison of each kind with another engine.
+/// The last comparison of each kind with another engine, on each adapter; of a software adapter the driver is what counts.
 fn peers(records: &[Record]) -> String {
-    let mut found: BTreeMap<(&str, &str), &PeerRow> = BTreeMap::new();
+    let mut found: BTreeMap<(&str, &str, &str), &PeerRow> = BTreeMap::new();
     for record in records {
         if let Entry::Peer(row) = &record.entry {
-            found.insert((&row.name, &row.peer), row);
+            let on = match &record.environment.adapter {
+                Some(adapter) if adapter.software => &adapter.driver,
+                Some(adapter) => &adapter.name,
+                None => &record.environment.processor,
+            };
+            found.insert((&row.name, &row.peer, on), row);
         }
     }
-    let mut text = "| work | gristmill | peer | | ratio |\n|---|---|---|---|---|\n".to_owned();
-    for row in found.values() {
+    let mut text = "| work | gristmill | peer | | ratio | on |\n|---|---|---|---|---|---|\n".to_owned();
+    for ((.., on), row) in &found {
         let (ours, theirs, ratio) = (interval(&row.ours), interval(&row.theirs), interval(&row.ratio));
         let PeerRow { name, unit, peer, peer_version, .. } = row;
-        text += &format!("| {name} | {ours} {unit} | {peer} ({peer_version}) | {theirs} {unit} | {ratio} |\n");
+        text += &format!("| {name} | {ours} {unit} | {peer} ({peer_version}) | {theirs} {unit} | {ratio} | {on} |\n");
     }
     text + "\n"
 }
