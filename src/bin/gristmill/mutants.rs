@@ -24,7 +24,7 @@ const EQUIVALENT: f64 = 0.02;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only mutants of these operations' kernels; `formats`: those of the weight formats
+    /// Only mutants of these operations' kernels, or of kernels by their own names; `formats`: those of the weight formats
     #[arg(long, value_name = "OP,..", value_delimiter = ',')]
     op: Vec<String>,
     /// Only N mutants, spread over kernels and kinds of mistakes
@@ -109,11 +109,12 @@ fn round<'a>(
 /// The mutants asked for, with their indices, but for those of kernels that are absent.
 fn chosen<'a>(args: &Args, all: &'a [Mutant], absent: &BTreeSet<&str>) -> Result<Vec<(usize, &'a Mutant)>, Failure> {
     let name = |mutant: &Mutant| mutant.op.unwrap_or("formats");
-    let is_asked_for = |mutant: &Mutant| args.op.is_empty() || args.op.iter().any(|op| op == name(mutant));
+    let of = |mutant: &Mutant, asked: &str| asked == name(mutant) || asked == mutant.stem();
+    let is_asked_for = |mutant: &Mutant| args.op.is_empty() || args.op.iter().any(|asked| of(mutant, asked));
     let is_wanted = |mutant: &Mutant| is_asked_for(mutant) && !absent.contains(mutant.stem());
     let wanted: Vec<usize> = all.iter().enumerate().filter(|(_, m)| is_wanted(m)).map(|(index, _)| index).collect();
     let ops: BTreeSet<&str> = all.iter().map(name).collect();
-    if !args.op.iter().all(|op| ops.contains(op.as_str())) {
+    if !args.op.iter().all(|asked| all.iter().any(|mutant| of(mutant, asked))) {
         return Err(usage(&format!("no such operation; there are {}", Vec::from_iter(ops).join(", "))));
     }
     let picked: Vec<usize> = match args.sample {

@@ -84,6 +84,9 @@ fn any_rows(table: &mut Table) {
         ("ragged batch", 4, 2, 22, true, vec![(0, 3), (65, 1), (7, 9)]),
         ("ragged batch", 2, 2, 10, false, vec![(5, 4), (0, 70), (64, 2), (1, 1)]),
         ("ragged batch", 6, 3, 12, true, vec![(63, 1), (400, 1), (0, 1), (113, 1), (12, 1)]),
+        // Of heads that every kernel takes, in more rows than a tile has.
+        ("ragged batch", 4, 2, 24, false, vec![(5, 4), (0, 70), (64, 2), (1, 1)]),
+        ("ragged batch", 2, 1, 8, true, vec![(0, 33), (65, 1), (7, 40)]),
         ("long prefix", 2, 1, 64, true, vec![(400, 1)]),
         ("long prefix", 2, 1, 16, false, vec![(400, 7)]),
     ];
@@ -95,8 +98,9 @@ fn any_rows(table: &mut Table) {
     }
     for (i, prefix) in [0, 1, 63, 64, 65, 113].into_iter().enumerate() {
         rows.push(("decode", 2, 2, 12, true, vec![(prefix, 1)]));
-        rows.push(("prefill after a prefix", 2, 1, 10, i % 2 == 0, vec![(prefix, 17)]));
-        rows.push(("prefill after a prefix", 1, 1, 22, i % 2 == 1, vec![(prefix, 64), (prefix, 1)]));
+        let (few, many) = [(10, 22), (16, 24)][i / 2 % 2];
+        rows.push(("prefill after a prefix", 2, 1, few, i % 2 == 0, vec![(prefix, 17)]));
+        rows.push(("prefill after a prefix", 1, 1, many, i % 2 == 1, vec![(prefix, 64), (prefix, 1)]));
     }
     for group in 1..=8 {
         rows.push(("grouped heads", 2 * group, 2, 12, true, vec![(9, 4)]));
