@@ -18,8 +18,12 @@ use crate::pool::Lease;
 /// Pipelines beside each other are safe.
 pub(crate) static CREATING: RwLock<()> = RwLock::new(());
 
-/// Between two questions whether the device is done.
-const SHORTEST_PAUSE: Duration = Duration::from_micros(20);
+/// Between two questions whether the device is done, at least.
+fn shortest_pause(device: &wgpu::Device) -> Duration {
+    // A software adapter computes on the cores that would ask.
+    let software = device.adapter_info().device_type == wgpu::DeviceType::Cpu;
+    Duration::from_micros(if software { 100 } else { 20 })
+}
 
 /// Called once when a map succeeded (`true`) or failed.
 pub(crate) type OnMapped = Box<dyn FnOnce(bool) + Send>;
@@ -99,13 +103,15 @@ pub(crate) struct WgpuSeam {
     pub(crate) queue: wgpu::Queue,
     lost: Arc<OnceLock<String>>,
     counters: Arc<Counters>,
+    shortest_pause: Duration,
 }
 
 impl WgpuSeam {
     /// The seam of a device that is somebody else's: its handlers stay theirs, and so nobody tells us of a loss. A poll
     /// that panics does, and otherwise the deadline.
     pub(crate) fn borrowed(device: wgpu::Device, queue: wgpu::Queue, counters: Arc<Counters>) -> WgpuSeam {
-        WgpuSeam { device, queue, lost: Arc::default(), counters }
+        let shortest_pause = shortest_pause(&device);
+        WgpuSeam { device, queue, lost: Arc::default(), counters, shortest_pause }
     }
 
     /// Takes over a device we own: from here on its errors are ours.
@@ -117,7 +123,8 @@ impl WgpuSeam {
         device.set_device_lost_callback(move |reason, message| {
             let _ = on_lost.set(format!("{reason:?}: {message}"));
         });
-        WgpuSeam { device, queue, lost, counters }
+        let shortest_pause = shortest_pause(&device);
+        WgpuSeam { device, queue, lost, counters, shortest_pause }
     }
 
     /// Runs `call` and returns the first error wgpu reports for it. Scopes are per thread, so other threads' errors stay
@@ -195,8 +202,9 @@ impl Seam for WgpuSeam {
             if waited >= timeout {
                 return Ok(false);
             }
-            // What came a moment ago may be done in a moment: the pauses grow with the time waited.
-            std::thread::sleep((waited / 8).max(SHORTEST_PAUSE));
+            // What came a moment ago may be done in a moment: the pauses grow with the time waited, a thirtieth of which is lost
+            // at most.
+            std::thread::sleep((waited / 32).max(self.shortest_pause));
         }
     }
 
