@@ -59,7 +59,8 @@ fn fault_03_create_buffer_refused_is_an_error_and_no_more() {
             let product = Product::new(&gpu, 1);
             let before = live(&gpu);
             let mut pass = gpu.pass();
-            let results = [product.record(&mut pass).unwrap(), product.record(&mut pass).unwrap()];
+            // What is kept is copied.
+            let results = [product.record(&mut pass).unwrap(), pass.read::<f32>(&product.a).unwrap()];
             lock(&script.buffer_errors).push_back(refused());
             assert!(matches!(pass.submit(), Err(Error::Validation { .. })));
             for result in results {
