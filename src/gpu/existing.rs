@@ -63,21 +63,23 @@ impl GpuCompute {
     }
 
     /// Features that are used where a device has them: immediates for parameters, subgroups in reductions, timestamps for
-    /// timing, what a driver has compiled to keep ([`Options::pipelines`]), and on a software adapter tensors that the host
-    /// maps itself. Matrix units ([`Arithmetic::F16`]) are not among
+    /// timing, what a driver has compiled to keep ([`Options::pipelines`]). Matrix units ([`Arithmetic::F16`]) are not among
     /// them: a device does not tell what they multiply, so a guest does without.
     pub fn useful_features() -> wgpu::Features {
         use wgpu::Features as F;
-        let timestamps = F::TIMESTAMP_QUERY | F::TIMESTAMP_QUERY_INSIDE_PASSES;
-        F::IMMEDIATES | F::SUBGROUP | F::PIPELINE_CACHE | F::MAPPABLE_PRIMARY_BUFFERS | timestamps
+        F::IMMEDIATES | F::SUBGROUP | F::PIPELINE_CACHE | F::TIMESTAMP_QUERY | F::TIMESTAMP_QUERY_INSIDE_PASSES
     }
 
     /// What to request of an adapter: the [useful features](GpuCompute::useful_features) that it has, and its own limits,
-    /// which let one binding hold more than 128 MiB. A host adds what it needs itself.
+    /// which let one binding hold more than 128 MiB; of a software adapter also tensors that the host maps itself. A host adds
+    /// what it needs itself.
     pub fn recommended_device_descriptor(adapter: &wgpu::Adapter) -> wgpu::DeviceDescriptor<'static> {
+        // wgpu warns of mapped tensors on a discrete GPU, where they are slow.
+        let software = adapter.get_info().device_type == wgpu::DeviceType::Cpu;
+        let mapped = if software { wgpu::Features::MAPPABLE_PRIMARY_BUFFERS } else { wgpu::Features::empty() };
         wgpu::DeviceDescriptor {
             label: Some("gristmill"),
-            required_features: adapter.features() & GpuCompute::useful_features(),
+            required_features: adapter.features() & (GpuCompute::useful_features() | mapped),
             required_limits: adapter.limits(),
             ..Default::default()
         }
