@@ -3,13 +3,14 @@
 //! key are normed and turned on the way, and whose key and value are appended.
 //! rows:[m]  qkv:[m, (H + 2 G) D]  table:[positions, R / 2]  weight:[H + G, D]  keys, values:[slots * context, G D]
 //! out:[m, H D], or [m, parts, H D + H]: of each part its own softmax and, last, the logarithms of its sums.
-//! A workgroup owns a row, QUERIES heads that share keys, and a part of the positions: each key is read once for all of them.
-//! An invocation computes scores of whole positions, then outputs of a quad of D at every SHARES-th position. Online softmax.
+//! A workgroup owns a row, QUERIES heads that share keys, and a part of the positions: a key comes from memory once for all
+//! of them. Of a query, key and value each of LANES neighbours has eight elements, so that they read neighbouring words; their
+//! products meet in workgroup memory. Online softmax.
 //! grid: m, groups, parts
 
-/// Invocations per workgroup. Tune: 16u, 32u, 64u, 128u, 256u
+/// Invocations per workgroup. Tune: 8u, 16u, 32u, 64u, 128u
 const WG = 64u;
-/// Positions per invocation and tile. Tune: 1u, 2u, 4u, 8u
+/// Scores of a tile per invocation. Tune: 1u, 2u, 4u
 const EACH = 1u;
 /// Elements per head, D. Mode: 64u, 8u, 80u, 128u, 256u
 const D = 64u;
@@ -24,12 +25,16 @@ const NORM = 0u;
 /// There are several parts. Mode: 0u, 1u
 const SPLIT = 0u;
 
-const QUADS = D / 4u;
-const TILE = WG * EACH;
-/// Invocations that have the same quad of D.
-const SHARES = WG / QUADS;
-const_assert D % 8u == 0u && SHARES >= 1u;
-const_assert 4u * (QUERIES * (D + TILE + WG) + D + 5u * WG) <= 16384u;
+/// Invocations that share a query and its four positions.
+const LANES = D / 8u;
+/// Fours of positions that are read at a time.
+const SHARES = WG / (LANES * QUERIES);
+/// Fours of positions to a tile.
+const TILE = WG * EACH / (4u * QUERIES);
+/// One more, so that neighbours write to different banks.
+const PITCH = TILE + 1u;
+const_assert D % 8u == 0u && SHARES >= 1u && TILE >= 1u;
+const_assert 4u * (QUERIES * (4u * LANES * PITCH + 4u * TILE + 1u) + 9u * WG) <= 16384u;
 /// Below every score; finite, because WGSL may assume that infinities do not occur.
 const LOWEST = -1e30;
 
@@ -75,12 +80,16 @@ var<immediate> p: Params;
 @group(0) @binding(5) var<storage, read_write> values: array<vec4<u32>>;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;
 
-var<workgroup> queries: array<vec4f, QUERIES * QUADS>;
-var<workgroup> new_key: array<vec4f, QUADS>;
+/// Eight elements of a head.
+struct Eight { a: vec4f, b: vec4f }
+
+/// Of each query the products of its lanes with the keys of a tile.
+var<workgroup> partials: array<vec4f, QUERIES * LANES * PITCH>;
 /// Scores of a tile, then their exps.
-var<workgroup> scores: array<f32, QUERIES * TILE>;
-var<workgroup> maxima: array<f32, QUERIES * WG>;
-var<workgroup> meeting: array<vec4f, WG>;
+var<workgroup> scores: array<vec4f, QUERIES * TILE>;
+/// Of each query the highest score so far, `ordered`.
+var<workgroup> peaks: array<atomic<u32>, QUERIES>;
+var<workgroup> meeting: array<Eight, WG>;
 var<workgroup> totals: array<f32, WG>;
 
 /// What the elements of a head are multiplied by, beside their weights.
@@ -133,6 +142,15 @@ fn turned4(r: u32, head: u32, quad: u32, scale: f32, position: u32) -> vec4f {
     );
 }
 
+/// Two quads of a head of row r, normed and turned.
+fn eight(r: u32, head: u32, quad_a: u32, quad_b: u32, position: u32) -> Eight {
+    var scale = 1.0;
+    if NORM == 1u {
+        scale = head_scale(r * p.qkv_pitch + head * D);
+    }
+    return Eight(turned4(r, head, quad_a, scale, position), turned4(r, head, quad_b, scale, position));
+}
+
 /// Four floats as two words of halves.
 fn pack(v: vec4f) -> vec2u {
     return vec2u(pack2x16float(v.xy), pack2x16float(v.zw));
@@ -143,14 +161,59 @@ fn unpack(words: vec2u) -> vec4f {
     return vec4f(unpack2x16float(words.x), unpack2x16float(words.y));
 }
 
-/// A quad of the value of row r, as the cache has it.
-fn new_value(r: u32, kv_head: u32, quad: u32) -> vec4f {
-    let at = r * p.qkv_pitch + (p.heads + p.kv_heads + kv_head) * D + 4u * quad;
-    let value = vec4f(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]);
+/// As the cache has it.
+fn kept(v: vec4f) -> vec4f {
     if HALF == 1u {
-        return unpack(pack(value));
+        return unpack(pack(v));
     }
-    return value;
+    return v;
+}
+
+/// A quad of the value of row r, as the cache has it.
+fn value4(r: u32, kv_head: u32, quad: u32) -> vec4f {
+    let at = r * p.qkv_pitch + (p.heads + p.kv_heads + kv_head) * D + 4u * quad;
+    return kept(vec4f(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]));
+}
+
+/// A lane's elements of a key, from its first 16 bytes.
+fn key8(at: u32) -> Eight {
+    let words = keys[at];
+    if HALF == 1u {
+        return Eight(unpack(words.xy), unpack(words.zw));
+    }
+    return Eight(bitcast<vec4f>(words), bitcast<vec4f>(keys[at + LANES]));
+}
+
+/// A lane's elements of a value, from its first 16 bytes.
+fn value8(at: u32) -> Eight {
+    let words = values[at];
+    if HALF == 1u {
+        return Eight(unpack(words.xy), unpack(words.zw));
+    }
+    return Eight(bitcast<vec4f>(words), bitcast<vec4f>(values[at + LANES]));
+}
+
+fn dot8(x: Eight, y: Eight) -> f32 {
+    return dot(x.a, y.a) + dot(x.b, y.b);
+}
+
+/// The products of a query and four keys of the tile.
+fn partial_sum(q: u32, four: u32) -> vec4f {
+    var sum = vec4f();
+    for (var part = 0u; part < LANES; part++) {
+        sum += partials[(q * LANES + part) * PITCH + four];
+    }
+    return sum;
+}
+
+/// The bits of `v` as a number that is larger where v is, for a maximum of atomics.
+fn ordered(v: f32) -> u32 {
+    let bits = bitcast<u32>(v);
+    return select(bits | 0x80000000u, ~bits, (bits >> 31u) == 1u);
+}
+
+fn unordered(bits: u32) -> f32 {
+    return bitcast<f32>(select(~bits, bits & 0x7fffffffu, (bits >> 31u) == 1u));
 }
 
 @compute @workgroup_size(WG)
@@ -160,162 +223,130 @@ fn attention_decode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocati
     let head0 = group.y * QUERIES;
     let kv_head = head0 / (p.heads / p.kv_heads);
     // Where the heads of a row of the cache begin, in 16 bytes, and the rows of this slot.
-    let kv_column = kv_head * QUADS / (1u + HALF);
+    let kv_column = kv_head * (D / 4u) / (1u + HALF);
     let cache_row = row.slot * p.context;
+    let share = lane / (LANES * QUERIES);
+    let q = lane / LANES % QUERIES;
+    let part = lane % LANES;
+    let head = head0 + q;
+    // A lane's two quads are 16 bytes of halves, or 16 of floats of each half of the head.
+    let quad_a = part * (1u + HALF);
+    let quad_b = select(part + LANES, quad_a + 1u, HALF == 1u);
 
-    for (var i = lane; i < QUERIES * QUADS; i += WG) {
-        let head = head0 + i / QUADS;
-        var scale = 1.0;
-        if NORM == 1u {
-            scale = head_scale(r * p.qkv_pitch + head * D);
-        }
-        queries[i] = p.scale * turned4(r, head, i % QUADS, scale, row.position);
-    }
-    for (var quad = lane; quad < QUADS; quad += WG) {
-        let head = p.heads + kv_head;
-        var scale = 1.0;
-        if NORM == 1u {
-            scale = head_scale(r * p.qkv_pitch + head * D);
-        }
-        let key = turned4(r, head, quad, scale, row.position);
+    let query = eight(r, head, quad_a, quad_b, row.position);
+    var new_key = eight(r, p.heads + kv_head, quad_a, quad_b, row.position);
+    new_key = Eight(kept(new_key.a), kept(new_key.b));
+    let new_value = Eight(value4(r, kv_head, quad_a), value4(r, kv_head, quad_b));
+    // One workgroup of each group of heads appends.
+    if group.z == 0u && head0 % (p.heads / p.kv_heads) == 0u && lane < LANES {
+        let to = (cache_row + row.position) * p.kv_pitch + kv_column + part;
         if HALF == 1u {
-            new_key[quad] = unpack(pack(key));
+            keys[to] = vec4u(pack(new_key.a), pack(new_key.b));
+            values[to] = vec4u(pack(new_value.a), pack(new_value.b));
         } else {
-            new_key[quad] = key;
+            keys[to] = bitcast<vec4u>(new_key.a);
+            keys[to + LANES] = bitcast<vec4u>(new_key.b);
+            values[to] = bitcast<vec4u>(new_value.a);
+            values[to + LANES] = bitcast<vec4u>(new_value.b);
         }
+    }
+
+    // Positions before this row's own are in the cache; its own, of the last part, is here.
+    let count = row.position + 1u;
+    var length = count;
+    if SPLIT == 1u {
+        length = (count + p.parts - 1u) / p.parts;
+    }
+    let begin = group.z * length;
+    let own = begin < count && begin + length >= count;
+    let end = min(begin + length, count - 1u);
+
+    let to_partials = (q * LANES + part) * PITCH;
+    var highest = LOWEST;
+    var sum = 0.0;
+    var sums = Eight();
+    if share == 0u {
+        partials[to_partials] = vec4f(p.scale * dot8(query, new_key));
     }
     workgroupBarrier();
-    // One workgroup of each group of heads appends.
-    if group.z == 0u && head0 % (p.heads / p.kv_heads) == 0u {
-        let to = (cache_row + row.position) * p.kv_pitch + kv_column;
-        for (var i = lane; i < QUADS / (1u + HALF); i += WG) {
-            if HALF == 1u {
-                keys[to + i] = vec4u(pack(new_key[2u * i]), pack(new_key[2u * i + 1u]));
-                let first = new_value(r, kv_head, 2u * i);
-                values[to + i] = vec4u(pack(first), pack(new_value(r, kv_head, 2u * i + 1u)));
-            } else {
-                keys[to + i] = bitcast<vec4u>(new_key[i]);
-                values[to + i] = bitcast<vec4u>(new_value(r, kv_head, i));
+    if own {
+        highest = partial_sum(q, 0u).x;
+        if share == 0u {
+            sum = 1.0;
+            sums = new_value;
+        }
+    }
+    if share == 0u && part == 0u {
+        atomicStore(&peaks[q], ordered(highest));
+    }
+    let next = vec4u(0u, 1u, 2u, 3u);
+    for (var tile = begin; tile < end; tile += 4u * TILE) {
+        // Partials have been read, and scores of the tile before.
+        workgroupBarrier();
+        let fours = min(TILE, (end - tile + 3u) / 4u);
+        let first = select(fours, share, share < SHARES);
+        for (var four = first; four < fours; four += SHARES) {
+            // Behind the last it is the last once more, without a weight.
+            let at = (cache_row + min(tile + 4u * four + next, vec4u(end - 1u))) * p.kv_pitch + kv_column + part;
+            partials[to_partials + four] = p.scale * vec4f(
+                dot8(query, key8(at.x)),
+                dot8(query, key8(at.y)),
+                dot8(query, key8(at.z)),
+                dot8(query, key8(at.w)),
+            );
+        }
+        workgroupBarrier();
+        for (var i = lane; i < QUERIES * TILE; i += WG) {
+            let four = i % TILE;
+            if four < fours {
+                let here = tile + 4u * four + next < vec4u(end);
+                let score = select(vec4f(LOWEST), partial_sum(i / TILE, four), here);
+                scores[i] = score;
+                atomicMax(&peaks[i / TILE], ordered(max(max(score.x, score.y), max(score.z, score.w))));
             }
+        }
+        workgroupBarrier();
+        let peak = unordered(atomicLoad(&peaks[q]));
+        let rescale = exp(highest - peak);
+        highest = peak;
+        sum *= rescale;
+        sums.a *= rescale;
+        sums.b *= rescale;
+        for (var i = lane; i < QUERIES * TILE; i += WG) {
+            scores[i] = exp(scores[i] - unordered(atomicLoad(&peaks[i / TILE])));
+        }
+        workgroupBarrier();
+        for (var four = first; four < fours; four += SHARES) {
+            let at = (cache_row + min(tile + 4u * four + next, vec4u(end - 1u))) * p.kv_pitch + kv_column + part;
+            let weights = scores[q * TILE + four];
+            let v0 = value8(at.x);
+            let v1 = value8(at.y);
+            let v2 = value8(at.z);
+            let v3 = value8(at.w);
+            sum += dot(weights, vec4f(1.0));
+            sums.a += weights.x * v0.a + weights.y * v1.a + weights.z * v2.a + weights.w * v3.a;
+            sums.b += weights.x * v0.b + weights.y * v1.b + weights.z * v2.b + weights.w * v3.b;
         }
     }
 
-    // Positions before this row's own are in the cache; its own is here.
-    let count = row.position + 1u;
-    var share = count;
-    if SPLIT == 1u {
-        share = (count + p.parts - 1u) / p.parts;
-    }
-    let begin = group.z * share;
-    let end = min(begin + share, count);
-
-    let quad = lane % QUADS;
-    let member = lane / QUADS;
-    var running_max: array<f32, QUERIES>;
-    var running_sum: array<f32, QUERIES>;
-    var sums: array<vec4f, QUERIES>;
-    for (var q = 0u; q < QUERIES; q++) {
-        running_max[q] = LOWEST;
-    }
-    for (var tile = begin; tile < end; tile += TILE) {
-        workgroupBarrier();
-        for (var q = 0u; q < QUERIES; q++) {
-            maxima[q * WG + lane] = LOWEST;
+    meeting[lane] = sums;
+    totals[lane] = sum;
+    workgroupBarrier();
+    if share == 0u {
+        for (var s = lane + LANES * QUERIES; s < SHARES * LANES * QUERIES; s += LANES * QUERIES) {
+            sums.a += meeting[s].a;
+            sums.b += meeting[s].b;
+            sum += totals[s];
         }
-        for (var t = lane; t < TILE; t += WG) {
-            let position = tile + t;
-            var products: array<f32, QUERIES>;
-            if position + 1u < count && position < end {
-                let at = (cache_row + position) * p.kv_pitch + kv_column;
-                for (var i = 0u; i < QUADS / (1u + HALF); i++) {
-                    let words = keys[at + i];
-                    for (var q = 0u; q < QUERIES; q++) {
-                        if HALF == 1u {
-                            let query = q * QUADS + 2u * i;
-                            products[q] += dot(queries[query], unpack(words.xy)) + dot(queries[query + 1u], unpack(words.zw));
-                        } else {
-                            products[q] += dot(queries[q * QUADS + i], bitcast<vec4f>(words));
-                        }
-                    }
-                }
-            } else if position + 1u == count {
-                for (var q = 0u; q < QUERIES; q++) {
-                    for (var i = 0u; i < QUADS; i++) {
-                        products[q] += dot(queries[q * QUADS + i], new_key[i]);
-                    }
-                }
-            }
-            for (var q = 0u; q < QUERIES; q++) {
-                let score = select(LOWEST, products[q], position < end);
-                scores[q * TILE + t] = score;
-                maxima[q * WG + lane] = max(maxima[q * WG + lane], score);
-            }
+        // A part without positions has a sum of zero.
+        let divisor = select(sum, 1.0, sum == 0.0);
+        let to = (r * p.parts + group.z) * p.out_pitch;
+        for (var i = 0u; i < 4u; i++) {
+            out[to + head * D + 4u * quad_a + i] = sums.a[i] / divisor;
+            out[to + head * D + 4u * quad_b + i] = sums.b[i] / divisor;
         }
-        for (var reach = WG / 2u; reach > 0u; reach /= 2u) {
-            workgroupBarrier();
-            if lane < reach {
-                for (var q = 0u; q < QUERIES; q++) {
-                    let at = q * WG + lane;
-                    maxima[at] = max(maxima[at], maxima[at + reach]);
-                }
-            }
-        }
-        workgroupBarrier();
-        for (var q = 0u; q < QUERIES; q++) {
-            let tile_max = max(running_max[q], maxima[q * WG]);
-            let rescale = exp(running_max[q] - tile_max);
-            running_max[q] = tile_max;
-            running_sum[q] *= rescale;
-            sums[q] *= rescale;
-            // Past the end the score is the lowest, and its weight 0.
-            for (var t = lane; t < TILE; t += WG) {
-                scores[q * TILE + t] = exp(scores[q * TILE + t] - tile_max);
-            }
-        }
-        workgroupBarrier();
-        let length = select(0u, min(TILE, end - tile), member < SHARES);
-        for (var t = member; t < length; t += SHARES) {
-            let position = tile + t;
-            var value: vec4f;
-            if position + 1u == count {
-                value = new_value(r, kv_head, quad);
-            } else if HALF == 1u {
-                let words = values[(cache_row + position) * p.kv_pitch + kv_column + quad / 2u];
-                value = unpack(select(words.xy, words.zw, (quad & 1u) == 1u));
-            } else {
-                value = bitcast<vec4f>(values[(cache_row + position) * p.kv_pitch + kv_column + quad]);
-            }
-            for (var q = 0u; q < QUERIES; q++) {
-                let weight = scores[q * TILE + t];
-                running_sum[q] += weight;
-                sums[q] += weight * value;
-            }
-        }
-    }
-
-    let to = (r * p.parts + group.z) * p.out_pitch;
-    for (var q = 0u; q < QUERIES; q++) {
-        workgroupBarrier();
-        meeting[lane] = sums[q];
-        totals[lane] = running_sum[q];
-        workgroupBarrier();
-        if member == 0u {
-            var sum = vec4f();
-            var total = 0.0;
-            for (var s = 0u; s < SHARES; s++) {
-                sum += meeting[s * QUADS + quad];
-                total += totals[s * QUADS + quad];
-            }
-            // A part without positions has a sum of zero.
-            let result = sum / select(total, 1.0, total == 0.0);
-            let at = to + (head0 + q) * D + 4u * quad;
-            out[at] = result.x;
-            out[at + 1u] = result.y;
-            out[at + 2u] = result.z;
-            out[at + 3u] = result.w;
-            if SPLIT == 1u && quad == 0u {
-                out[to + p.heads * D + head0 + q] = select(running_max[q] + log(total), LOWEST, total == 0.0);
-            }
+        if SPLIT == 1u && part == 0u {
+            out[to + p.heads * D + head] = select(highest + log(sum), LOWEST, sum == 0.0);
         }
     }
 }

@@ -204,7 +204,7 @@ impl Decode<'_> {
 
 /// [`attention`] of one row of each sequence, all of different slots, as [`rope`](super::rope) or
 /// [`norm_rope`](super::norm_rope) before it would have it: in one dispatch, or, where the positions are cut into parts, in
-/// two. `qkv` is not changed. The caller vouches for slots and positions. Heads that are no multiple of 8, or larger than 4
+/// two. `qkv` is not changed. The caller vouches for slots and positions. Heads that are no multiple of 8, or larger than 8
 /// times the workgroup, take those ops apart.
 ///
 /// # Errors
@@ -221,11 +221,13 @@ pub fn attention_decode(
     let Attention { heads, kv_heads, head_dim: d, context, scale, .. } = decode.attention;
     check(OP, rows, qkv, (keys, values), &decode.attention, out)?;
     check_turn(OP, decode)?;
-    let knobs: k::attention_decode::Knobs = pass.knobs(out);
+    let mut knobs: k::attention_decode::Knobs = pass.knobs(out);
+    // Eight elements of a head to an invocation.
+    knobs.wg = knobs.wg.max(count(OP, (d / 8).next_power_of_two())?);
     let Some(software) = pass.gpu().engine().map(|engine| engine.facts.software) else {
         return apart(pass, rows, qkv, (keys, values), decode, out);
     };
-    let fits = d.is_multiple_of(8) && d <= 4 * knobs.wg as usize && keys.is_aligned() && values.is_aligned();
+    let fits = d.is_multiple_of(8) && keys.is_aligned() && values.is_aligned();
     let Some(queries) = queries(heads / kv_heads, d, &knobs).filter(|_| fits) else {
         return apart(pass, rows, qkv, (keys, values), decode, out);
     };
@@ -288,12 +290,15 @@ fn merge(pass: &mut Pass, x: &Tensor, (parts, head_dim): (usize, usize), out: &m
     pass.run(&args, params, (knobs, Default::default()), k::attention_merge::grid(&params, &knobs))
 }
 
-/// Query heads of a workgroup: as many of those that share keys as its memory holds, in groups of one size.
+/// Query heads of a workgroup: as many of those that share keys as have invocations and memory in it, in groups of one size.
 fn queries(shared: usize, d: usize, knobs: &k::attention_decode::Knobs) -> Option<usize> {
-    let (wg, tile) = (knobs.wg as usize, (knobs.wg * knobs.each) as usize);
-    let bytes = |queries: usize| 4 * (queries * (d + tile + wg) + d + 5 * wg);
-    let most = (1..=MAX_QUERIES.min(shared)).rev();
-    most.into_iter().find(|&n| shared.is_multiple_of(n) && bytes(n) <= crate::reflect::MAX_WORKGROUP_BYTES as usize)
+    let (wg, lanes) = (knobs.wg as usize, d / 8);
+    let fits = |queries: usize| {
+        let fours = wg * knobs.each as usize / (4 * queries);
+        let bytes = 4 * (queries * (4 * lanes * (fours + 1) + 4 * fours + 1) + 9 * wg);
+        queries * lanes <= wg && fours > 0 && bytes <= crate::reflect::MAX_WORKGROUP_BYTES as usize
+    };
+    (1..=MAX_QUERIES.min(shared)).rev().find(|&n| shared.is_multiple_of(n) && fits(n))
 }
 
 fn check_turn(op: &'static str, decode: &Decode<'_>) -> Result<()> {
