@@ -4,8 +4,8 @@
 //! Row r attends to its slot's positions up to its own (causal) or to all of them. Positions before this batch come from
 //! keys and values, positions of this batch from qkv, as the cache would have them: what another workgroup appends is never
 //! read here, and how a sequence is cut into batches changes nothing.
-//! For adapters that compute on the processor. What all lanes of a subgroup read at one address is one load there, and what they
-//! read at several is one for each lane. So a workgroup owns 16 rows of one query head; of a tile of positions each lane has
+//! For adapters that compute on the processor. There a load is one for each lane; newer llvmpipes (Mesa 26, not 22.3) make one of
+//! it where all lanes read at one address. So a workgroup owns 16 rows of one query head; of a tile of positions each lane has
 //! 8 keys, which it multiplies with queries that are the same for all lanes, and then 8 of the D outputs, of values that
 //! are its own and weights that are the same for all. Online softmax: running maximum, running sum, rescaled outputs.
 //! Sums have names: an array of them would be indexed in memory, for loops are not unrolled.

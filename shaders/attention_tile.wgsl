@@ -125,7 +125,7 @@ fn value4(seen: Seen, position: u32, quad: u32) -> vec4f {
 }
 
 /// Appends keys and values of the rows before `end`.
-fn append(row0: u32, end: u32, seen: Seen, lane: u32) {
+fn append_rows(row0: u32, end: u32, seen: Seen, lane: u32) {
     for (var i = lane; i < (end - row0) * QUADS; i += WG) {
         let row = row0 + i / QUADS;
         let quad = i % QUADS;
@@ -154,7 +154,7 @@ fn last_position(r: u32) -> u32 {
 }
 
 /// Rows of one sequence, from `row0` to before `end`, at most ROWS.
-fn attend(row0: u32, end: u32, head: u32, lane: u32) {
+fn attend_rows(row0: u32, end: u32, head: u32, lane: u32) {
     let tx = lane % 8u;
     let ty = lane / 8u;
     let row = rows[row0];
@@ -171,7 +171,7 @@ fn attend(row0: u32, end: u32, head: u32, lane: u32) {
     }
     // The first query head of each group appends.
     if head % (p.heads / p.kv_heads) == 0u {
-        append(row0, end, seen, lane);
+        append_rows(row0, end, seen, lane);
     }
     // What lies beyond the last row is computed from it, and not written.
     let query = min(row0 + own, vec4u(end - 1u)) * p.qkv_pitch + head * QUADS;
@@ -246,6 +246,6 @@ fn attention_tile(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation
         while row + 1u < end && rows[row + 1u].first == rows[first].first {
             row += 1u;
         }
-        attend(first, row + 1u, group.y, lane);
+        attend_rows(first, row + 1u, group.y, lane);
     }
 }

@@ -1,8 +1,8 @@
 //! op: matmul
 //! out[i, j] = activation(sum over l of x[i, l] w[l, j] + bias[j]).   x:[m, k]  w:[k, n]  bias:[n]  out:[m, n]
-//! For adapters that compute on the processor. What all lanes of a subgroup read at one address is one load there, and what they
-//! read at several is one for each lane, in workgroup memory as well: so a workgroup reads rows of x that are the same for all
-//! of its lanes, and each lane has columns of its own. Loads are what takes the time, so a lane's tile is large, 16 rows of 16
+//! For adapters that compute on the processor. There a load is one for each lane, in workgroup memory as well; newer llvmpipes
+//! (Mesa 26, not 22.3) make one of it where all lanes read at one address: so a workgroup reads rows of x that are the same for
+//! all of its lanes, and each lane has columns of its own. Loads are what takes the time, so a lane's tile is large, 16 rows of 16
 //! columns: 128 numbers are read for 1,024 products, and that sums spill from registers costs less. A larger one compiles longer.
 //! Sums have names: an array of them would be indexed in memory, for loops are not unrolled.
 //! grid: ceil(4 * n_quads / BN), ceil(m / 16), 1

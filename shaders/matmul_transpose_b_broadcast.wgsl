@@ -2,9 +2,9 @@
 //! out[b, c, i, column + j] = activation(scale * sum over l of x[b, c, i, l] w[b / R, c / S, j, l] + bias[column + j]).
 //! x:[outer, inner, m, k]  w:[outer / R, inner / S, n, k]  bias:[_]  out:[outer, inner, m, _]
 //! The matrices of x and w lie anywhere in their buffers, as long as every row starts at a multiple of 16 bytes.
-//! For adapters that compute on the processor. What all lanes of a subgroup read at one address is one load there, and what they
-//! read at several is one for each lane, in workgroup memory as well: so a workgroup reads rows of x that are the same for all
-//! of its lanes, and each lane has columns of its own. Loads are what takes the time, so a lane's tile is large, 16 rows of 8
+//! For adapters that compute on the processor. There a load is one for each lane, in workgroup memory as well; newer llvmpipes
+//! (Mesa 26, not 22.3) make one of it where all lanes read at one address: so a workgroup reads rows of x that are the same for
+//! all of its lanes, and each lane has columns of its own. Loads are what takes the time, so a lane's tile is large, 16 rows of 8
 //! columns: 96 numbers are read for 512 products, and that sums spill from registers costs less. A larger one compiles longer,
 //! the more so where numbers are unpacked.
 //! Sums have names: an array of them would be indexed in memory, for loops are not unrolled.

@@ -141,6 +141,34 @@ fn the_kernels_of_matrix_units_differ_in_sizes_alone() {
     assert_eq!(large.lines().filter(own).collect::<Vec<_>>(), small.lines().filter(own).collect::<Vec<_>>());
 }
 
+/// WGSL includes nothing, so kernels repeat functions; a repair of one is one of all.
+#[test]
+fn functions_of_one_signature_are_one_function() {
+    let mut known: std::collections::BTreeMap<String, (PathBuf, String)> = std::collections::BTreeMap::new();
+    let (mut faults, mut repeated) = (Vec::new(), 0);
+    for path in files("shaders", "wgsl").into_iter().filter(|path| !path.starts_with("shaders/formats")) {
+        let text = read(&path);
+        // What reads a format is put in its place, and the same in none.
+        let text = text.split("// --- weight format ---").next().unwrap_or_default();
+        for function in text.split("\nfn ").skip(1).filter_map(|rest| rest.split_once("\n}\n")).map(|(text, _)| text) {
+            let signature = function.lines().next().unwrap_or_default().to_owned();
+            match known.get(&signature) {
+                Some((other, body)) if body != function => {
+                    faults.push(format!(
+                        "{}: `fn {signature}` differs from that of {}",
+                        path.display(),
+                        other.display()
+                    ));
+                }
+                Some(_) => repeated += 1,
+                None => drop(known.insert(signature, (path.clone(), function.to_owned()))),
+            }
+        }
+    }
+    assert!(repeated > 20, "only {repeated} repeated functions were found");
+    report(&faults);
+}
+
 #[test]
 fn every_file_in_shaders_is_a_kernel_or_a_format() {
     let known: BTreeSet<String> = kernels::ALL
@@ -263,6 +291,7 @@ fn only_the_engine_names_wgpu() {
         "gpu/units",
         "lib",
         "pass",
+        "pass/reading",
         "pass/recording",
     ];
     let engine = [engine.as_slice(), &["pool", "queue", "queue/seam", "tensor"]].concat();

@@ -305,17 +305,24 @@ const SHALLOWEST: usize = 256;
 /// More parts than this cost more to add up than they save.
 const MOST_PARTS: usize = 8;
 
-/// Parts of the depth that are multiplied side by side. A processor has no use for more of them than its few cores.
+/// Parts of the depth that are multiplied side by side: as many as were asked for, or as the adapter suits.
 fn cut(pass: &Pass, epilogue: &Epilogue<'_>, (batches, m, depth, n): (usize, usize, usize, usize)) -> usize {
     let software = pass.gpu().engine().is_none_or(|engine| engine.facts.software);
     let knobs = k::matmul_transpose_b::Knobs::default();
     let tiles = m.div_ceil(knobs.bm as usize) * n.div_ceil(knobs.bn as usize);
-    let wanted = match epilogue.parts {
-        _ if batches != 1 || tiles == 0 || depth > MAX_DEPTH || epilogue.activation.is_some() => 1,
-        Some(parts) => parts,
-        None if software => 1,
-        None => (BUSY / tiles).min(depth / SHALLOWEST).min(MOST_PARTS),
-    };
+    if batches != 1 || tiles == 0 || depth > MAX_DEPTH || epilogue.activation.is_some() {
+        return 1;
+    }
+    equal_parts(epilogue.parts.unwrap_or_else(|| busy_parts(software, tiles, depth)), depth)
+}
+
+/// As many as keep the adapter busy. A processor has no use for more of them than its few cores.
+fn busy_parts(software: bool, tiles: usize, depth: usize) -> usize {
+    if software { 1 } else { (BUSY / tiles).min(depth / SHALLOWEST).min(MOST_PARTS) }
+}
+
+/// At most `wanted` parts, of equally many quads.
+fn equal_parts(wanted: usize, depth: usize) -> usize {
     let quads = depth.div_ceil(4);
     (2..=wanted.min(quads)).rev().find(|&parts| quads.is_multiple_of(parts)).unwrap_or(1)
 }
@@ -370,5 +377,32 @@ fn multiply(
         Transposed::Broadcast => run!(matmul_transpose_b_broadcast),
         Transposed::Matrix8 => run!(matmul_transpose_b_matrix8, lanes),
         Transposed::Matrix16 => run!(matmul_transpose_b_matrix16, lanes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{busy_parts, equal_parts};
+
+    /// Software adapters, on which the other tests run, have one part where none is asked for.
+    #[test]
+    fn parts_keep_hardware_busy_and_are_equal() {
+        assert_eq!(busy_parts(true, 1, 4096), 1);
+        // A prompt of a few rows, of which one tile in height covers all: 768 columns in tiles of 64.
+        assert_eq!(busy_parts(false, 12, 3072), 8);
+        assert_eq!(busy_parts(false, 12, 768), 3);
+        assert_eq!(busy_parts(false, 48, 768), 2);
+        for (tiles, depth) in [(12, 255), (129, 4096), (4096, 4096)] {
+            assert!(busy_parts(false, tiles, depth) <= 1, "{tiles} tiles, {depth} deep");
+        }
+        assert_eq!(equal_parts(8, 3072), 8);
+        assert_eq!(equal_parts(8, 768), 8);
+        // 25 quads are 5 parts of 5; 7 quads are 7 parts; 11 quads of at most 8 parts are one.
+        assert_eq!(equal_parts(8, 100), 5);
+        assert_eq!(equal_parts(8, 26), 7);
+        assert_eq!(equal_parts(8, 44), 1);
+        for none in [0, 1] {
+            assert_eq!(equal_parts(none, 3072), 1);
+        }
     }
 }

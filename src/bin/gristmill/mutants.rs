@@ -113,9 +113,10 @@ fn chosen<'a>(args: &Args, all: &'a [Mutant], absent: &BTreeSet<&str>) -> Result
     let is_asked_for = |mutant: &Mutant| args.op.is_empty() || args.op.iter().any(|asked| of(mutant, asked));
     let is_wanted = |mutant: &Mutant| is_asked_for(mutant) && !absent.contains(mutant.stem());
     let wanted: Vec<usize> = all.iter().enumerate().filter(|(_, m)| is_wanted(m)).map(|(index, _)| index).collect();
-    let ops: BTreeSet<&str> = all.iter().map(name).collect();
-    if !args.op.iter().all(|asked| all.iter().any(|mutant| of(mutant, asked))) {
-        return Err(usage(&format!("no such operation; there are {}", Vec::from_iter(ops).join(", "))));
+    if let Some(asked) = args.op.iter().find(|asked| !all.iter().any(|mutant| of(mutant, asked))) {
+        let known: BTreeSet<&str> = all.iter().flat_map(|mutant| [name(mutant), mutant.stem()]).collect();
+        let known = Vec::from_iter(known).join(", ");
+        return Err(usage(&format!("no operation and no kernel is `{asked}`; there are {known}")));
     }
     let picked: Vec<usize> = match args.sample {
         None => wanted,
