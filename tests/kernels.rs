@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gristmill::verify::{self, Case, Layout, Outcome};
-use gristmill::{ComputeBackend, GpuCompute, Pass, wgpu};
+use gristmill::{ComputeBackend, GpuCompute, Pass, Tuning, wgpu};
 use libtest_mimic::{Arguments, Trial};
 
 /// Whose device a configuration is on.
@@ -89,7 +89,10 @@ fn guest(limits: wgpu::Limits) -> Result<GpuCompute, String> {
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|error| error.to_string())?;
     // A device that has more than was asked for would hide what is missing.
     assert!(device.features().is_empty() && device.limits().check_limits(&limits), "{:?}", device.limits());
-    GpuCompute::from_existing(device, queue).map_err(|error| error.to_string())
+    let gpu = GpuCompute::from_existing(device, queue).map_err(|error| error.to_string())?;
+    // The knobs of the kernels' files, which a GPU runs that nobody has tuned for.
+    gpu.set_tuning(Tuning::default());
+    Ok(gpu)
 }
 
 /// Records into an encoder and submits it, as a caller does. The engine submits nothing.
