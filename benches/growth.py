@@ -66,14 +66,17 @@ def numbers(values):
 
 def decode(args, config, kv, limits):
     """Seconds of a token at each context, the line through them, and what the slope is of the device's ceilings."""
+    # Round after round, so that what else the machine does at a time falls on all contexts.
+    repetitions = math.ceil(args.repetitions / args.rounds)
     records = gristmill(args, "model", "--random", CONFIG, "--kv", kv, "-p", "0", "-n", str(args.new),
-                        "-d", numbers(args.contexts), "-r", str(args.repetitions))
-    points, ranges = [], []
+                        "-d", numbers(args.contexts * args.rounds), "-r", str(repetitions))
+    found = {}
     for row in records:
-        seconds = [ns / 1e9 / row["n_gen"] for ns in row["samples_ns"]]
         # The mean of what the tokens look at: the first at all before it and itself.
-        points.append((row["n_depth"] + (row["n_gen"] + 1) / 2, statistics.median(seconds)))
-        ranges.append((min(seconds), max(seconds)))
+        context = row["n_depth"] + (row["n_gen"] + 1) / 2
+        found.setdefault(context, []).extend(ns / 1e9 / row["n_gen"] for ns in row["samples_ns"])
+    points = [(context, statistics.median(seconds)) for context, seconds in found.items()]
+    ranges = [(min(seconds), max(seconds)) for seconds in found.values()]
     fit = line_through(points)
     layers, width = config["num_hidden_layers"], config["hidden_size"]
     kv_width = width // config["num_attention_heads"] * config["num_key_value_heads"]
@@ -86,8 +89,7 @@ def decode(args, config, kv, limits):
 
 def prefill(args):
     """Seconds of a prompt's attention and of all else by the device's clock, and how they grow."""
-    lengths = [n for n in args.prompts for _ in range(args.rounds)]
-    records = gristmill(args, "model", "--random", CONFIG, "-p", numbers(lengths), "-n", "0", "-d", "0", "-r", "1", "--profile")
+    records = gristmill(args, "model", "--random", CONFIG, "-p", numbers(args.prompts * args.rounds), "-n", "0", "-d", "0", "-r", "1", "--profile")
     found = {}
     for row in records:
         if row["kind"] == "profile":
@@ -254,8 +256,8 @@ def main():
     parser.add_argument("--contexts", type=lengths, default=[0, 256, 512, 1024, 2048, 3072, 4000], metavar="N,..")
     parser.add_argument("--prompts", type=lengths, default=[64, 128, 256, 384, 512, 768, 1024], metavar="N,..")
     parser.add_argument("-n", "--new", type=int, default=16, help="tokens written at each context")
-    parser.add_argument("-r", "--repetitions", type=int, default=9, help="of the tokens at each context")
-    parser.add_argument("--rounds", type=int, default=3, help="of each prompt")
+    parser.add_argument("-r", "--repetitions", type=int, default=9, help="of the tokens at each context, in all rounds")
+    parser.add_argument("--rounds", type=int, default=3, help="in which all contexts and prompts take their turns")
     parser.add_argument("--adapter", help="part of the adapter's name")
     parser.add_argument("--gristmill", help="the command [target/release/gristmill]")
     parser.add_argument("--record", metavar="FOLDER", help="write the json, the text and the plot there")

@@ -204,8 +204,8 @@ impl Decode<'_> {
 
 /// [`attention`] of one row of each sequence, all of different slots, as [`rope`](super::rope) or
 /// [`norm_rope`](super::norm_rope) before it would have it: in one dispatch, or, where the positions are cut into parts, in
-/// two. `qkv` is not changed. The caller vouches for slots and positions. Heads that are no multiple of 8, or larger than 8
-/// times the workgroup, take those ops apart.
+/// two. `qkv` is not changed. The caller vouches for slots and positions. Heads that are no multiple of 8, or too large for the
+/// memory of a workgroup, take those ops apart.
 ///
 /// # Errors
 /// As [`attention`] and [`rope`](super::rope).
@@ -228,7 +228,7 @@ pub fn attention_decode(
         return apart(pass, rows, qkv, (keys, values), decode, out);
     };
     let fits = d.is_multiple_of(8) && keys.is_aligned() && values.is_aligned();
-    let Some(queries) = queries(heads / kv_heads, d, &knobs).filter(|_| fits) else {
+    let Some(queries) = queries(heads / kv_heads, d, &mut knobs).filter(|_| fits) else {
         return apart(pass, rows, qkv, (keys, values), decode, out);
     };
     let (m, groups) = (rows.rows(), heads / queries);
@@ -290,15 +290,22 @@ fn merge(pass: &mut Pass, x: &Tensor, (parts, head_dim): (usize, usize), out: &m
     pass.run(&args, params, (knobs, Default::default()), k::attention_merge::grid(&params, &knobs))
 }
 
-/// Query heads of a workgroup: as many of those that share keys as have invocations and memory in it, in groups of one size.
-fn queries(shared: usize, d: usize, knobs: &k::attention_decode::Knobs) -> Option<usize> {
+/// Query heads of a workgroup: as many of those that share keys as have invocations and memory in it, in groups of one size;
+/// to make room for them an invocation has fewer scores of a tile than `knobs` say.
+fn queries(shared: usize, d: usize, knobs: &mut k::attention_decode::Knobs) -> Option<usize> {
     let (wg, lanes) = (knobs.wg as usize, d / 8);
-    let fits = |queries: usize| {
-        let fours = wg * knobs.each as usize / (4 * queries);
+    let fits = |queries: usize, each: u32| {
+        let fours = wg * each as usize / (4 * queries);
         let bytes = 4 * (queries * (4 * lanes * (fours + 1) + 4 * fours + 1) + 9 * wg);
         queries * lanes <= wg && fours > 0 && bytes <= crate::reflect::MAX_WORKGROUP_BYTES as usize
     };
-    (1..=MAX_QUERIES.min(shared)).rev().find(|&n| shared.is_multiple_of(n) && fits(n))
+    let counts = (1..=MAX_QUERIES.min(shared)).rev().filter(|&n| shared.is_multiple_of(n));
+    let each = |n: usize| {
+        std::iter::successors(Some(knobs.each), |each| Some(each / 2)).take_while(|&e| e > 0).find(|&e| fits(n, e))
+    };
+    let (queries, each) = counts.into_iter().find_map(|n| Some((n, each(n)?)))?;
+    knobs.each = each;
+    Some(queries)
 }
 
 fn check_turn(op: &'static str, decode: &Decode<'_>) -> Result<()> {
