@@ -3,7 +3,7 @@
 use gristmill::bench::{Estimate, ModelTest, TestKind, turns};
 use gristmill::model::{Config, Tokenizer};
 use gristmill::ops::{self, Attention};
-use gristmill::{DType, Error, GpuModel, Result, reference};
+use gristmill::{DType, Error, Format, GpuModel, Result, Weight, half, reference};
 
 use crate::gpu_rows::{draw, tokens};
 use crate::{Found, Outcome, Run, Setup, Skip, Target};
@@ -13,16 +13,14 @@ const fn target(id: &'static str, name: &'static str, target: f64, unit: &'stati
 }
 
 pub(crate) const ROWS: [(Target, Run); 8] = [
-    (target("IMP-001", "Q4_K to f32", 10.0, "GB/s", true), |_| not_built("Q4_K is not built yet")),
+    (target("IMP-001", "Q4_K to f32", 10.0, "GB/s", true), super_blocks),
     (target("IMP-002", "weights from a mapped file", 5.0, "GB/s", true), |_| {
         not_built("files are read, not mapped, yet")
     }),
     (target("IMP-003", "attention over 2048 positions", 10.0, "ms", false), attention),
     (target("IMP-004", "key-value rows stored", 100.0, "thousand/s", true), key_values),
     (target("IMP-005", "a prompt at once over one by one", 5.0, "x", true), prefill),
-    (target("CPU-QUANT", "Q4_0, Q8_0 and Q4_K to f32", 500.0, "MB/s", true), |_| {
-        not_built("these formats are not built yet")
-    }),
+    (target("CPU-QUANT", "Q4_0, Q8_0 and Q4_K to f32", 500.0, "MB/s", true), three_formats),
     (target("CPU-E2E", "text to five tokens, demo model", 100.0, "ms", false), end_to_end),
     (target("CPU-M1", "GPT-2 small, tokens from 128 on", 20.0, "tok/s", true), |setup| tokens(setup, &setup.cpu)),
 ];
@@ -39,6 +37,61 @@ fn found(samples: &[f64], f: impl Fn(Estimate) -> Estimate, note: String) -> Res
 /// Rows of one sequence: token, slot, position, first row.
 fn rows(count: usize, first: usize) -> Vec<ops::Row> {
     (0..count).map(|r| ops::Row { token: 0, slot: 0, position: (first + r) as u32, first: 0 }).collect()
+}
+
+/// Numbers of a row that is made f32: 16 super-blocks.
+const COLUMNS: usize = 4096;
+
+/// Seconds in which every row of matrices in these formats is made f32, by the op that looks rows up, and the bytes of the
+/// rows. Blocks are random, with scales that are numbers.
+fn to_f32(setup: &Setup, formats: &[Format]) -> Result<(Vec<f64>, usize)> {
+    // 8,192 super-blocks, as the documents had them.
+    let rows = if setup.quick { 32 } else { 512 };
+    let cpu = &setup.cpu;
+    let ids = cpu.tensor_u32(&(0..rows as u32).collect::<Vec<_>>(), &[rows])?;
+    let mut stored = Vec::new();
+    for &format in formats {
+        let (numbers, bytes) = format.block();
+        let random = draw(rows * COLUMNS / numbers * bytes, 3);
+        let mut blocks: Vec<u8> = random.iter().map(|v| (v * 128.0) as i8 as u8).collect();
+        // They begin with their scales, of which super-blocks have two.
+        let scales = if format == Format::Q4K { 2 } else { 1 };
+        for (block, v) in blocks.chunks_exact_mut(bytes).zip(&random) {
+            block[..2 * scales].copy_from_slice(&half::f16::from_f32(*v).to_le_bytes().repeat(scales));
+        }
+        let row = bytes * COLUMNS / numbers;
+        let weight = Weight::from_rows(cpu, (rows, COLUMNS), format, |range| {
+            Ok(blocks[range.start * row..range.end * row].to_vec())
+        })?;
+        stored.push((format, blocks, weight, cpu.zeros(&[rows, COLUMNS])?));
+    }
+    let mut run =
+        || stored.iter_mut().try_for_each(|(_, _, weight, out)| ops::gather(&mut cpu.pass(), &ids, weight, out));
+    let times = turns(setup.repetitions(), &mut [&mut run])?;
+    for (format, blocks, _, out) in &stored {
+        let truth = reference::dequantize(*format, blocks);
+        let off = |(v, truth): (&f32, &f32)| (v - truth).abs() > 1e-6 * truth.abs() || v.is_nan();
+        let wrong = cpu.read::<f32>(out)?.iter().zip(&truth).any(off);
+        if wrong {
+            let message = "a number is off".to_owned();
+            return Err(Error::WrongResult { what: format.name().to_owned(), message });
+        }
+    }
+    Ok((times.into_iter().next().unwrap_or_default(), stored.iter().map(|(_, blocks, ..)| blocks.len()).sum()))
+}
+
+fn super_blocks(setup: &Setup) -> Result<Outcome> {
+    let (times, bytes) = to_f32(setup, &[Format::Q4K])?;
+    let numbers = bytes / 144 * 256;
+    let note = format!("{} random super-blocks; gigabytes of f32 that are written", bytes / 144);
+    found(&times, |time| time.rate(4e-9 * numbers as f64), note)
+}
+
+fn three_formats(setup: &Setup) -> Result<Outcome> {
+    let (times, bytes) = to_f32(setup, &[Format::Q4_0, Format::Q8_0, Format::Q4K])?;
+    let note =
+        "random blocks of the sizes that GGUF has; megabytes that are read, of all three in the time of all three";
+    found(&times, |time| time.rate(1e-6 * bytes as f64), note.to_owned())
 }
 
 /// Four heads of 64, as the documents had them; the whole context they named, not a sixteenth of it.
