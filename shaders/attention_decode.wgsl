@@ -8,9 +8,9 @@
 //! products meet in workgroup memory. Online softmax.
 //! grid: m, groups, parts
 
-/// Invocations per workgroup. Tune: 8u, 16u, 32u, 64u, 128u
+/// Invocations per workgroup, or as many as its queries have lanes. Tune: 8u, 16u, 32u, 64u, 128u
 const WG = 64u;
-/// Scores of a tile per invocation. Tune: 1u, 2u, 4u
+/// Scores of a tile per invocation, if there is room for them. Tune: 1u, 2u, 4u
 const EACH = 1u;
 /// Elements per head, D. Mode: 64u, 8u, 80u, 128u, 256u
 const D = 64u;
@@ -27,14 +27,17 @@ const SPLIT = 0u;
 
 /// Invocations that share a query and its four positions.
 const LANES = D / 8u;
+const SIZE = max(WG, LANES * QUERIES);
 /// Fours of positions that are read at a time.
-const SHARES = WG / (LANES * QUERIES);
-/// Fours of positions to a tile.
-const TILE = WG * EACH / (4u * QUERIES);
+const SHARES = SIZE / (LANES * QUERIES);
+/// Invocations whose sums meet at the end.
+const MEETING = select(SIZE, 1u, SHARES == 1u);
+/// Fours of positions to a tile: as many as 16 KiB of workgroup memory have room for.
+const ROOM = (4096u - 9u * MEETING - QUERIES - 4u * QUERIES * LANES) / (4u * QUERIES * (LANES + 1u));
+const TILE = min(max(SIZE * EACH / (4u * QUERIES), 1u), ROOM);
 /// One more, so that neighbours write to different banks.
 const PITCH = TILE + 1u;
-const_assert D % 8u == 0u && SHARES >= 1u && TILE >= 1u;
-const_assert 4u * (QUERIES * (4u * LANES * PITCH + 4u * TILE + 1u) + 9u * WG) <= 16384u;
+const_assert D % 8u == 0u && TILE >= 1u;
 /// Below every score; finite, because WGSL may assume that infinities do not occur.
 const LOWEST = -1e30;
 
@@ -89,8 +92,8 @@ var<workgroup> partials: array<vec4f, QUERIES * LANES * PITCH>;
 var<workgroup> scores: array<vec4f, QUERIES * TILE>;
 /// Of each query the highest score so far, `ordered`.
 var<workgroup> peaks: array<atomic<u32>, QUERIES>;
-var<workgroup> meeting: array<Eight, WG>;
-var<workgroup> totals: array<f32, WG>;
+var<workgroup> meeting: array<Eight, MEETING>;
+var<workgroup> totals: array<f32, MEETING>;
 
 /// What the elements of a head are multiplied by, beside their weights.
 fn head_scale(begin: u32) -> f32 {
@@ -216,7 +219,7 @@ fn unordered(bits: u32) -> f32 {
     return bitcast<f32>(select(~bits, bits & 0x7fffffffu, (bits >> 31u) == 1u));
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(SIZE)
 fn attention_decode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
     let r = group.x;
     let row = rows[r];
@@ -296,7 +299,7 @@ fn attention_decode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocati
             );
         }
         workgroupBarrier();
-        for (var i = lane; i < QUERIES * TILE; i += WG) {
+        for (var i = lane; i < QUERIES * TILE; i += SIZE) {
             let four = i % TILE;
             if four < fours {
                 let here = tile + 4u * four + next < vec4u(end);
@@ -312,7 +315,7 @@ fn attention_decode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocati
         sum *= rescale;
         sums.a *= rescale;
         sums.b *= rescale;
-        for (var i = lane; i < QUERIES * TILE; i += WG) {
+        for (var i = lane; i < QUERIES * TILE; i += SIZE) {
             scores[i] = exp(scores[i] - unordered(atomicLoad(&peaks[i / TILE])));
         }
         workgroupBarrier();
@@ -329,9 +332,11 @@ fn attention_decode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocati
         }
     }
 
-    meeting[lane] = sums;
-    totals[lane] = sum;
-    workgroupBarrier();
+    if SHARES > 1u {
+        meeting[lane] = sums;
+        totals[lane] = sum;
+        workgroupBarrier();
+    }
     if share == 0u {
         for (var s = lane + LANES * QUERIES; s < SHARES * LANES * QUERIES; s += LANES * QUERIES) {
             sums.a += meeting[s].a;

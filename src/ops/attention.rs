@@ -221,14 +221,12 @@ pub fn attention_decode(
     let Attention { heads, kv_heads, head_dim: d, context, scale, .. } = decode.attention;
     check(OP, rows, qkv, (keys, values), &decode.attention, out)?;
     check_turn(OP, decode)?;
-    let mut knobs: k::attention_decode::Knobs = pass.knobs(out);
-    // Eight elements of a head to an invocation.
-    knobs.wg = knobs.wg.max(count(OP, (d / 8).next_power_of_two())?);
+    let knobs: k::attention_decode::Knobs = pass.knobs(out);
     let Some(software) = pass.gpu().engine().map(|engine| engine.facts.software) else {
         return apart(pass, rows, qkv, (keys, values), decode, out);
     };
     let fits = d.is_multiple_of(8) && keys.is_aligned() && values.is_aligned();
-    let Some(queries) = queries(heads / kv_heads, d, &mut knobs).filter(|_| fits) else {
+    let Some(queries) = queries(heads / kv_heads, d, &knobs).filter(|_| fits) else {
         return apart(pass, rows, qkv, (keys, values), decode, out);
     };
     let (m, groups) = (rows.rows(), heads / queries);
@@ -290,22 +288,14 @@ fn merge(pass: &mut Pass, x: &Tensor, (parts, head_dim): (usize, usize), out: &m
     pass.run(&args, params, (knobs, Default::default()), k::attention_merge::grid(&params, &knobs))
 }
 
-/// Query heads of a workgroup: as many of those that share keys as have invocations and memory in it, in groups of one size;
-/// to make room for them an invocation has fewer scores of a tile than `knobs` say.
-fn queries(shared: usize, d: usize, knobs: &mut k::attention_decode::Knobs) -> Option<usize> {
+/// Query heads of a workgroup: as many of those that share keys as have invocations in it, in groups of one size; `None` where
+/// its memory has no room for one head.
+fn queries(shared: usize, d: usize, knobs: &k::attention_decode::Knobs) -> Option<usize> {
     let (wg, lanes) = (knobs.wg as usize, d / 8);
-    let fits = |queries: usize, each: u32| {
-        let fours = wg * each as usize / (4 * queries);
-        let bytes = 4 * (queries * (4 * lanes * (fours + 1) + 4 * fours + 1) + 9 * wg);
-        queries * lanes <= wg && fours > 0 && bytes <= crate::reflect::MAX_WORKGROUP_BYTES as usize
-    };
-    let counts = (1..=MAX_QUERIES.min(shared)).rev().filter(|&n| shared.is_multiple_of(n));
-    let each = |n: usize| {
-        std::iter::successors(Some(knobs.each), |each| Some(each / 2)).take_while(|&e| e > 0).find(|&e| fits(n, e))
-    };
-    let (queries, each) = counts.into_iter().find_map(|n| Some((n, each(n)?)))?;
-    knobs.each = each;
-    Some(queries)
+    // What a tile of four positions takes, and sums that meet where several of them are read at a time.
+    let words = |n: usize| n * (8 * lanes + 5) + 9 * if wg / (lanes * n).max(1) > 1 { wg } else { 1 };
+    let fits = |n: usize| (n == 1 || n * lanes <= wg) && 4 * words(n) <= crate::reflect::MAX_WORKGROUP_BYTES as usize;
+    (1..=MAX_QUERIES.min(shared)).rev().find(|&n| shared.is_multiple_of(n) && fits(n))
 }
 
 fn check_turn(op: &'static str, decode: &Decode<'_>) -> Result<()> {
