@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::kernel::{Format, kernels as k};
 use crate::pass::Pass;
 use crate::reference::{Attention, Pairing, Rope};
+use crate::reflect::{MAX_INVOCATIONS, MAX_WORKGROUP_BYTES};
 use crate::tensor::{DType, Tensor};
 
 /// Attention of `rows` (\[m,4\] words, see [`Row`](crate::ops::Row)) over a key-value cache. `qkv` is \[m, (heads + 2 kv_heads) head_dim\];
@@ -289,12 +290,16 @@ fn merge(pass: &mut Pass, x: &Tensor, (parts, head_dim): (usize, usize), out: &m
 }
 
 /// Query heads of a workgroup: as many of those that share keys as have invocations in it, in groups of one size; `None` where
-/// its memory has no room for one head.
+/// it has no room for one head.
 fn queries(shared: usize, d: usize, knobs: &k::attention_decode::Knobs) -> Option<usize> {
     let (wg, lanes) = (knobs.wg as usize, d / 8);
     // What a tile of four positions takes, and sums that meet where several of them are read at a time.
     let words = |n: usize| n * (8 * lanes + 5) + 9 * if wg / (lanes * n).max(1) > 1 { wg } else { 1 };
-    let fits = |n: usize| (n == 1 || n * lanes <= wg) && 4 * words(n) <= crate::reflect::MAX_WORKGROUP_BYTES as usize;
+    let fits = |n: usize| {
+        (n == 1 || n * lanes <= wg)
+            && wg.max(n * lanes) <= MAX_INVOCATIONS as usize
+            && 4 * words(n) <= MAX_WORKGROUP_BYTES as usize
+    };
     (1..=MAX_QUERIES.min(shared)).rev().find(|&n| shared.is_multiple_of(n) && fits(n))
 }
 
@@ -331,4 +336,22 @@ fn apart(
         None => rope(pass, rows, table, &mut turned, &shape)?,
     }
     attention(pass, rows, &turned, kv, &decode.attention, out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{k::attention_decode::Knobs, queries};
+
+    /// What is no kernel's is left to the ops for any rows.
+    #[test]
+    fn a_workgroup_has_the_heads_that_fit() {
+        let knobs = |wg| Knobs { wg, each: 4 };
+        assert_eq!(queries(8, 64, &knobs(64)), Some(8));
+        assert_eq!(queries(7, 128, &knobs(64)), Some(1));
+        assert_eq!(queries(4, 64, &knobs(8)), Some(1));
+        // Larger than the workgroup of the knobs, than any workgroup, and a workgroup that is too large for its memory.
+        assert_eq!(queries(2, 2048, &knobs(8)), Some(1));
+        assert_eq!(queries(2, 2056, &knobs(8)), None);
+        assert_eq!(queries(1, 8, &knobs(512)), None);
+    }
 }
