@@ -172,6 +172,7 @@ fn features(adapter: &wgpu::Adapter) -> Vec<(&'static str, bool)> {
         ("immediates", Features::IMMEDIATES),
         ("subgroups", Features::SUBGROUP),
         ("f16", Features::SHADER_F16),
+        ("int64", Features::SHADER_INT64),
         ("timestamps", Features::TIMESTAMP_QUERY),
         ("pipeline_cache", Features::PIPELINE_CACHE),
         ("cooperative_matrix", Features::EXPERIMENTAL_COOPERATIVE_MATRIX),

@@ -68,6 +68,8 @@ pub(crate) struct Engine {
     pub(crate) counters: Arc<Counters>,
     pub(crate) params: ParamsVia,
     pub(crate) subgroups: bool,
+    /// Integers of 64 bits.
+    int64: bool,
     /// What multiplies matrices at once, or why nothing does.
     units: Result<Units, &'static str>,
     /// What kernels run with instead of their defaults.
@@ -403,6 +405,7 @@ impl Engine {
             counters,
             params,
             subgroups: options.subgroups && features.contains(wgpu::Features::SUBGROUP),
+            int64: features.contains(wgpu::Features::SHADER_INT64),
             units: if options.subgroups { units } else { Err("subgroups were not to be used") },
             flops_per_second: match facts.kind {
                 "discrete" => 1e12,
@@ -434,9 +437,9 @@ impl Engine {
     /// Why a kernel does not run here; `None`: it does.
     pub(crate) fn lacks(&self, kernel: &Kernel) -> Option<&'static str> {
         match self.units {
-            _ if kernel.needs.matrix == 0 => {
-                (kernel.needs.subgroups && !self.subgroups).then_some("no subgroups are used")
-            }
+            _ if kernel.needs.subgroups && !self.subgroups => Some("no subgroups are used"),
+            _ if kernel.needs.int64 && !self.int64 => Some("the device has no integers of 64 bits"),
+            _ if kernel.needs.matrix == 0 => None,
             Ok(units) => units.lack(kernel),
             Err(why) => Some(why),
         }

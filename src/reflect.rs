@@ -196,16 +196,21 @@ pub fn validate(path: &str, source: &str) -> Result<(naga::Module, Needs), Strin
     if is_enough(base) {
         return Ok((module, Needs::default()));
     }
-    let all = base | Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16 | Capabilities::COOPERATIVE_MATRIX;
+    let all = base
+        | Capabilities::SUBGROUP
+        | Capabilities::SHADER_FLOAT16
+        | Capabilities::SHADER_INT64
+        | Capabilities::COOPERATIVE_MATRIX;
     let validated = Validator::new(ValidationFlags::all(), all).validate(&module);
     validated.map_err(|e| e.emit_to_string_with_path(source, path))?;
     let needed = |capability| !is_enough(all - capability);
     let (subgroups, f16) = (needed(Capabilities::SUBGROUP), needed(Capabilities::SHADER_FLOAT16));
+    let int64 = needed(Capabilities::SHADER_INT64);
     let sides = module.types.iter().filter_map(|(_, ty)| match ty.inner {
         TypeInner::CooperativeMatrix { columns, rows, .. } => Some((columns as u32).max(rows as u32)),
         _ => None,
     });
-    let needs = Needs { subgroups, f16, matrix: sides.max().unwrap_or(0) };
+    let needs = Needs { subgroups, f16, int64, matrix: sides.max().unwrap_or(0) };
     Ok((module, needs))
 }
 

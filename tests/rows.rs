@@ -73,6 +73,8 @@ fn odd_shapes(kernel: &Kernel) -> Vec<(&'static str, Format)> {
         "reduce" => ["m=3,n=40000", "m=3,n=37,how=max", "m=3,n=37,how=mean"].map(|shape| (shape, Format::F32)).to_vec(),
         "sample" => ["m=70,n=1001", "m=70,n=1001,top_k=0,top_p=1"].map(|shape| (shape, Format::F32)).to_vec(),
         "gelu" => ["n=70001", "m=3,n=37,form=exact"].map(|shape| (shape, Format::F32)).to_vec(),
+        // Whole eights, with the padding.
+        "gelu_wide" => ["n=70007", "m=3,n=37,form=exact"].map(|shape| (shape, Format::F32)).to_vec(),
         "probe" => ["n=37", "m=3,n=37,times=7"].map(|shape| (shape, Format::F32)).to_vec(),
         _ => vec![("m=3,n=37", Format::F32), ("m=67,n=1030", Format::F32)],
     }
@@ -80,8 +82,11 @@ fn odd_shapes(kernel: &Kernel) -> Vec<(&'static str, Format)> {
 
 /// Of two ways to a result a device has one: what needs no subgroups is what is left without them.
 fn reached(gpu: &GpuCompute, kernel: &Kernel, subgroups: bool) -> bool {
-    let broadcast = subgroups && gpu.adapter().is_some_and(|adapter| adapter.software);
+    let software = gpu.adapter().is_some_and(|adapter| adapter.software);
+    let broadcast = subgroups && software;
     match kernel.name {
+        "gelu" => !software,
+        "gelu_wide" => software,
         "matvec" => !subgroups,
         "matvec_subgroup" => subgroups,
         "matmul" | "matmul_transpose_b" | "attention" | "attention_tile" => !broadcast,

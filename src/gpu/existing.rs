@@ -62,12 +62,14 @@ impl GpuCompute {
         wgpu::Limits::defaults()
     }
 
-    /// Features that are used where a device has them: immediates for parameters, subgroups in reductions, timestamps for
-    /// timing, what a driver has compiled to keep ([`Options::pipelines`]). Matrix units ([`Arithmetic::F16`]) are not among
+    /// Features that are used where a device has them: immediates for parameters, subgroups in reductions, integers of
+    /// 64 bits, which move twice as much at a time, timestamps for timing, what a driver has compiled to keep
+    /// ([`Options::pipelines`]). Matrix units ([`Arithmetic::F16`]) are not among
     /// them: a device does not tell what they multiply, so a guest does without.
     pub fn useful_features() -> wgpu::Features {
         use wgpu::Features as F;
-        F::IMMEDIATES | F::SUBGROUP | F::PIPELINE_CACHE | F::TIMESTAMP_QUERY | F::TIMESTAMP_QUERY_INSIDE_PASSES
+        let timing = F::TIMESTAMP_QUERY | F::TIMESTAMP_QUERY_INSIDE_PASSES;
+        F::IMMEDIATES | F::SUBGROUP | F::SHADER_INT64 | F::PIPELINE_CACHE | timing
     }
 
     /// What to request of an adapter: the [useful features](GpuCompute::useful_features) that it has, and its own limits,

@@ -15,6 +15,8 @@ pub struct Needs {
     pub subgroups: bool,
     /// 16-bit floats to compute with.
     pub f16: bool,
+    /// Integers of 64 bits.
+    pub int64: bool,
     /// Units that multiply square matrices of this many rows at once; 0: none.
     pub matrix: u32,
 }

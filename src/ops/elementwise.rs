@@ -3,7 +3,7 @@
 use super::{aligned, count, ensure, ensure_f32, in_place};
 use crate::cpu;
 use crate::error::Result;
-use crate::kernel::kernels as k;
+use crate::kernel::{Format, kernels as k};
 use crate::pass::Pass;
 use crate::reference::Gelu;
 use crate::tensor::Tensor;
@@ -13,16 +13,21 @@ use crate::tensor::Tensor;
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) unless x is f32.
 pub fn gelu(pass: &mut Pass, x: &mut Tensor, form: Gelu) -> Result<()> {
-    let modes = k::gelu::Modes { form: (form == Gelu::Exact).into() };
+    let exact = (form == Gelu::Exact).into();
     one(
         pass,
         "gelu",
         x,
         |x| cpu::gelu(x, form),
         |pass, x, quads| {
-            let knobs = pass.knobs(x);
-            let params = k::gelu::Params { quads };
-            pass.run(&k::gelu::Args { x }, params, (knobs, modes), k::gelu::grid(&params, &knobs))
+            if quads % 2 == 0 && pass.picks(&k::gelu_wide::KERNEL, false, x, Format::F32) {
+                use k::gelu_wide::{Args, Modes, Params, grid};
+                let (knobs, params) = (pass.knobs(x), Params { eights: quads / 2 });
+                return pass.run(&Args { x }, params, (knobs, Modes { form: exact }), grid(&params, &knobs));
+            }
+            use k::gelu::{Args, Modes, Params, grid};
+            let (knobs, params) = (pass.knobs(x), Params { quads });
+            pass.run(&Args { x }, params, (knobs, Modes { form: exact }), grid(&params, &knobs))
         },
     )
 }

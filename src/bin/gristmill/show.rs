@@ -127,6 +127,7 @@ fn report(shown: &Shown) -> String {
     let needed = |needed: bool| if needed { "needed" } else { "not needed" }.to_owned();
     line("subgroups", needed(needs.subgroups));
     line("f16", needed(needs.f16));
+    line("int64", needed(needs.int64));
     let side = needs.matrix;
     line("matrix units", if side > 0 { format!("of {side} x {side}, needed") } else { needed(false) });
     line(
@@ -193,6 +194,7 @@ fn document(shown: &Shown, spirv_bytes: Option<usize>) -> Value {
         ("workgroup_bytes", json!(resources.workgroup_bytes)),
         ("subgroups", json!(resources.needs.subgroups)),
         ("f16", json!(resources.needs.f16)),
+        ("int64", json!(resources.needs.int64)),
         ("matrix", json!(resources.needs.matrix)),
         ("spirv_bytes", json!(spirv_bytes)),
         ("wgsl", json!(kernel.wgsl(variant))),

@@ -33,7 +33,7 @@ pub(super) const GELU: Recipe = Recipe {
     keys: &[("m", Absent::Is("1")), ("n", REQUIRED), ("form", Absent::Is("tanh"))],
     ..recipe(
         "gelu",
-        &["gelu"],
+        &["gelu", "gelu_wide"],
         &[(F32, &["m=256,n=3072,form=tanh", "m=8192,n=4096,form=tanh", "m=256,n=3072,form=exact"])],
         |shape, _| {
             let form = shape.one_of("form", &[("tanh", Gelu::Tanh), ("exact", Gelu::Exact)])?;
