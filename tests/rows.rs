@@ -40,7 +40,13 @@ fn odd_shapes(kernel: &Kernel) -> Vec<(&'static str, Format)> {
         "matmul" | "matmul_broadcast" => floats("n=70,m=67,k=37"),
         name if name.starts_with("matmul_transpose_b") => [all("m=67,k=512,n=70"), floats("m=9,k=37,n=5")].concat(),
         "linear_merge" => all("m=67,k=512,n=70,parts=4"),
-        "matvec" | "matvec_subgroup" => [all("m=3,k=512,n=70"), floats("m=8,k=37,n=5")].concat(),
+        "matvec" => [all("m=3,k=512,n=70"), floats("m=8,k=37,n=5")].concat(),
+        // Floats of whole blocks are those of matvec_wide.
+        "matvec_subgroup" => {
+            let others = all("m=3,k=512,n=70").into_iter().filter(|(_, format)| format.is_quantized());
+            [others.collect(), floats("m=8,k=37,n=5"), floats("m=3,k=509,n=70")].concat()
+        }
+        "matvec_wide" => [floats("m=3,k=512,n=70"), floats("m=8,k=32,n=5")].concat(),
         "embed" | "gather" => [all("m=19,k=256,n=33"), floats("m=3,k=37,n=5")].concat(),
         "attention" => [
             floats("m=3,position=40,heads=6,d=10"),
@@ -89,6 +95,7 @@ fn reached(gpu: &GpuCompute, kernel: &Kernel, subgroups: bool) -> bool {
         "gelu_wide" => software,
         "matvec" => !subgroups,
         "matvec_subgroup" => subgroups,
+        "matvec_wide" => broadcast,
         "matmul" | "matmul_transpose_b" | "attention" | "attention_tile" => !broadcast,
         "matmul_broadcast" | "matmul_transpose_b_broadcast" | "attention_broadcast" => broadcast,
         "matmul_transpose_b_matrix8" | "matmul_transpose_b_matrix16" => false,

@@ -12,7 +12,7 @@ use super::products::{Epilogue, bytes, mode, transpose_b};
 use super::{accumulated, aligned, count, ensure, ensure_f32, flops, layer_norm, rms_norm, row_quads, swiglu};
 use crate::cpu;
 use crate::error::Result;
-use crate::kernel::kernels as k;
+use crate::kernel::{Format, kernels as k};
 use crate::pass::Pass;
 use crate::reference::Activation;
 use crate::tensor::{Chunk, Tensor, Weight};
@@ -160,7 +160,7 @@ fn check_linear(
 }
 
 /// out\[m,n\] = x\[m,k\] w\[n,k\]^T + bias\[n\] for m = 1..=8. The subgroup kernel where the adapter has subgroups, else the
-/// plain one.
+/// plain one; on processors one that reads floats and halves as larger numbers, where k is a multiple of 32.
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree or m > 8.
@@ -212,6 +212,7 @@ fn products(pass: &mut Pass, x: &Tensor, w: &Weight, around: &Around<'_>, out: &
     if m == 0 {
         return Ok(());
     }
+    let subgroups = pass.gpu().engine().is_some_and(|engine| engine.subgroups);
     let parts = 1 + usize::from(gated);
     let activation = if gated { Some(Activation::Silu) } else { activation };
     for (chunk, columns) in chunk_columns(w, parts, out) {
@@ -234,7 +235,23 @@ fn products(pass: &mut Pass, x: &Tensor, w: &Weight, around: &Around<'_>, out: &
         pass.reads(format);
         pass.cost(flops(m, x.columns(), w.rows()));
         pass.moves(bytes(&[x, w], bias, (4 * m * columns) as u64));
-        if pass.picks(&k::matvec_subgroup::KERNEL, true, out, format) {
+        let halves = match format {
+            Format::F32 => Some(false),
+            Format::F16 => Some(true),
+            _ => None,
+        };
+        let wide = halves.filter(|_| norm == 0 && x.columns().is_multiple_of(32) && x.pitch().is_multiple_of(8));
+        let wide = wide.filter(|_| pass.picks(&k::matvec_wide::KERNEL, false, out, format));
+        if let Some(halves) = wide {
+            use k::matvec_wide::{Args, Modes, Params, grid};
+            let knobs = pass.knobs_for(out, format);
+            let modes = Modes { m: m as u32, half: halves.into(), bias: with_bias, activation, accumulate, gated };
+            let k::matvec::Params { n, k, x_pitch, w_pitch, out_pitch, column, columns, .. } = params;
+            let (x_pitch, w_pitch) = (x_pitch / 2, w_pitch / 2);
+            let params = Params { n, blocks: k / 32, x_pitch, w_pitch, out_pitch, column, columns };
+            let groups = grid(&params, &knobs);
+            pass.run(&Args { x, w, bias: bias_or_any, out }, params, (knobs, modes), groups)?;
+        } else if subgroups && !pass.picks(&k::matvec::KERNEL, false, out, format) {
             use k::matvec_subgroup::{Args, Modes, Params, grid};
             let knobs = pass.knobs_for(out, format);
             let modes = Modes { m: m as u32, bias: with_bias, activation, accumulate, norm, gated };

@@ -28,6 +28,8 @@ pub(crate) struct Layered {
     pub(crate) bias: bool,
     pub(crate) after: After,
     pub(crate) rows_per_chunk: Option<usize>,
+    /// The norm has a dispatch of its own, as models on processors have it.
+    pub(crate) apart: bool,
 }
 
 /// What becomes of the product.
@@ -67,7 +69,14 @@ pub(crate) fn norm_linear(bench: &mut Bench<'_>, case: &Layered, mut inputs: Inp
     let accumulate = after == After::Accumulate;
     let epilogue = ops::Epilogue { bias: bias_tensor.as_ref(), activation, accumulate, parts: None };
     let gated = after == After::Gate;
-    bench.run(|pass| ops::norm_linear(pass, &x_tensor, Some(&norm), &w, epilogue, gated, &mut out.tensor))?;
+    bench.run(|pass| {
+        if !case.apart {
+            return ops::norm_linear(pass, &x_tensor, Some(&norm), &w, epilogue, gated, &mut out.tensor);
+        }
+        let mut normed = pass.tensor(&[m, k])?;
+        norm.of(pass, (&x_tensor, 0), &mut normed)?;
+        ops::norm_linear(pass, &normed, None, &w, epilogue, gated, &mut out.tensor)
+    })?;
 
     let truth = reference::norm_linear(&x, (&weight, shift.as_deref(), EPS), &stored.values, bias.as_deref());
     let errors = product_bounds(bench, case, &x, (&weight, shift.as_deref(), EPS), &stored, bias.as_deref());

@@ -60,6 +60,7 @@ struct Made {
 pub(super) static RECIPES: &[Recipe] = &[
     products::MATMUL,
     products::MATVEC,
+    products::MATVEC_OTHERS,
     products::LINEAR,
     products::LINEAR_MERGE,
     products::TRANSPOSE_B,

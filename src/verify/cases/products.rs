@@ -239,7 +239,9 @@ fn matvecs(table: &mut Table) {
     // Every number of rows, at every odd k and n.
     let shapes: Vec<_> = odd_shapes().enumerate().map(|(i, (_, k, n))| (i % 8 + 1, k, n)).collect();
     common(table, "matvec", matvec, &shapes, true);
-    for (i, (shape, rows)) in [((1, 33, 17), 4), ((3, 65, 31), 8), ((8, 129, 70), 12)].into_iter().enumerate() {
+    for (i, (shape, rows)) in
+        [((1, 33, 17), 4), ((3, 65, 31), 8), ((8, 129, 70), 12), ((2, 64, 19), 8)].into_iter().enumerate()
+    {
         for fill in [Fill::Integers, Fill::Uniform] {
             let case = Product { bias: true, rows_per_chunk: Some(rows), ..Product::new(shape, FLOATS[i % 2], fill) };
             product(table, "matvec", "chunks", case, matvec);
@@ -257,6 +259,8 @@ fn matvecs(table: &mut Table) {
         product(table, "matvec", "GPT-2", case, matvec);
     }
     // More workgroups than one dimension of a grid has.
-    let case = Product::new((1, 3, 262_201), Format::F32, Fill::Integers);
-    product(table, "matvec", "folded grid", case, matvec);
+    for (k, n, format) in [(3, 262_201, Format::F32), (32, 524_297, Format::F16)] {
+        let case = Product::new((1, k, n), format, Fill::Integers);
+        product(table, "matvec", "folded grid", case, matvec);
+    }
 }

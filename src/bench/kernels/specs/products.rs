@@ -49,31 +49,35 @@ pub(super) const MATMUL: Recipe = Recipe {
 
 pub(super) const MATVEC: Recipe = Recipe {
     op: "matvec",
-    kernels: &["matvec", "matvec_subgroup"],
+    kernels: &["matvec", "matvec_subgroup", "matvec_wide"],
     keys: KEYS,
     formats: &Format::ALL,
-    shapes: &[
-        (
-            FLOATS,
-            &[
-                "m=1,k=768,n=2304",
-                "m=1,k=768,n=3072",
-                "m=1,k=3072,n=768",
-                "m=1,k=768,n=50257",
-                "m=1,k=4096,n=4096",
-                "m=1,k=4096,n=14336",
-                "m=4,k=768,n=3072",
-            ],
-        ),
-        (
-            OTHERS,
-            &["m=1,k=768,n=3072", "m=1,k=3072,n=768", "m=1,k=4096,n=4096", "m=1,k=4096,n=14336", "m=4,k=768,n=3072"],
-        ),
-    ],
+    shapes: &[(
+        FLOATS,
+        &[
+            "m=1,k=768,n=2304",
+            "m=1,k=768,n=3072",
+            "m=1,k=3072,n=768",
+            "m=1,k=768,n=50257",
+            "m=1,k=4096,n=4096",
+            "m=1,k=4096,n=14336",
+            "m=4,k=768,n=3072",
+        ],
+    )],
     make: |shape, format| {
         let few = format!("at most {}; more rows take matmul_transpose_b", ops::MATVEC_ROWS);
         if shape.size("m")? <= ops::MATVEC_ROWS { layer(shape, format, None) } else { Err(shape.wrong("m", &few)) }
     },
+};
+
+/// The same in the formats that `matvec_wide` does not read.
+pub(super) const MATVEC_OTHERS: Recipe = Recipe {
+    kernels: &["matvec", "matvec_subgroup"],
+    shapes: &[(
+        OTHERS,
+        &["m=1,k=768,n=3072", "m=1,k=3072,n=768", "m=1,k=4096,n=4096", "m=1,k=4096,n=14336", "m=4,k=768,n=3072"],
+    )],
+    ..MATVEC
 };
 
 pub(super) const LINEAR: Recipe = Recipe {
