@@ -30,21 +30,21 @@ fn gelu_tanh(v: vec4f) -> vec4f {
     return select(y, vec4f(), minus_2u > FAR);
 }
 
-/// 2^y for y = -158 .. 0: of f = y - floor(y) a polynomial, to whose exponent the rest is added. 1.5 * 2^23 + i ends in the
-/// bits of i; 32 more than the rest, so that the exponent stays a normal one, and then 2^-32 times.
-fn power(y: vec4f) -> vec4f {
-    let whole = floor(y);
-    let f = y - whole;
+/// 2^-y for y = 0 .. 127: of f = ceil(y) - y a polynomial, from whose exponent ceil(y) is taken. 1.5 * 2^23 - i ends in the
+/// bits of -i. Beyond 126 it is below the normal range, and as good as 0.
+fn one_over_2_to(y: vec4f) -> vec4f {
+    let whole = ceil(y);
+    let f = whole - y;
     let of_f = 1.0 + f * (0.6931513 + f * (0.24016444 + f * (0.055799913 + f * (0.00901703 + f * 0.0018671302))));
-    return 0x1p-32 * bitcast<vec4f>(bitcast<vec4u>(of_f) + (bitcast<vec4u>(whole + 12582944.0) << vec4u(23u)));
+    return bitcast<vec4f>(bitcast<vec4u>(of_f) + (bitcast<vec4u>(12582912.0 - whole) << vec4u(23u)));
 }
 
+/// As in gelu.wgsl, but for the power of two. 11.2694^2 is 126.9994.
 fn gelu_exact_wide(v: vec4f) -> vec4f {
-    let a = min(abs(v), vec4f(14.0));
-    let t = 1.0 / (1.0 + 0.33 * a);
-    let fit = -2.924593 + t * (1.430342 + t * (0.6670291 + t * (-0.29510328 + t * (1.1413591
-        + t * (-1.9963125 + t * (1.2584403 + t * -0.2811615))))));
-    return select(v, vec4f(), v < vec4f()) - a * t * power(fit - 0.7213475204444817 * a * a);
+    let b = min(0.8493218 * abs(v), vec4f(11.2694));
+    let above = b * (8.195748 + b * (6.6765213 + b * (2.5088072 + b * 0.39882722)));
+    let below = 13.921657 + b * (24.419458 + b * (17.55341 + b * (6.280563 + b)));
+    return select(v, vec4f(), v < vec4f()) - above / below * one_over_2_to(b * b);
 }
 
 fn gelu_of(pairs: vec2<u64>) -> vec2<u64> {

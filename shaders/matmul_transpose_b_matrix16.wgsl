@@ -114,11 +114,10 @@ fn activation(v: f32) -> f32 {
         return gated(v, -1.5957691216057308 * (c + 0.044715 * c * c * c));
     }
     if ACTIVATION == 3u {
-        let a = min(abs(v), 14.0);
-        let t = 1.0 / (1.0 + 0.33 * a);
-        let fit = -2.924593 + t * (1.430342 + t * (0.6670291 + t * (-0.29510328 + t * (1.1413591
-            + t * (-1.9963125 + t * (1.2584403 + t * -0.2811615))))));
-        return select(v, 0.0, v < 0.0) - a * t * exp2(fit - 0.7213475204444817 * a * a);
+        let b = min(0.8493218 * abs(v), 12.0);
+        let above = b * (8.195748 + b * (6.6765213 + b * (2.5088072 + b * 0.39882722)));
+        let below = 13.921657 + b * (24.419458 + b * (17.55341 + b * (6.280563 + b)));
+        return select(v, 0.0, v < 0.0) - above / below * exp2(-b * b);
     }
     if ACTIVATION == 4u {
         return gated(v, -v);

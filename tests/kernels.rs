@@ -1,5 +1,5 @@
-//! Every case of the table, on the adapter as it is, on a caller's device that was granted no more than WebGPU promises, and
-//! on the CPU backend. One trial per configuration and case: `cargo test --release --test kernels attention`.
+//! Every case of the table, on the adapter as it is, with the kernels and knobs that it has and without its tuning, on a caller's
+//! device that was granted no more than WebGPU promises, and on the CPU backend. One trial per configuration and case: `cargo test --release --test kernels attention`.
 //!
 //! Without an adapter the trials that need one are not there, which is said aloud, and is an error under
 //! `GRISTMILL_REQUIRE_ADAPTER=1`. A software adapter counts.
@@ -20,6 +20,8 @@ use libtest_mimic::{Arguments, Trial};
 enum Device {
     /// The engine's own, with all that the adapter has.
     Own,
+    /// The same without what was tuned for it: other adapters run kernels that this one passes over.
+    Untuned,
     /// A caller's: no features, these limits, from an instance that offers nothing beyond WebGPU.
     Guest(fn() -> wgpu::Limits),
     Cpu,
@@ -57,6 +59,7 @@ impl Configuration {
     fn gpu(&self) -> Result<&GpuCompute, String> {
         let open = || match self.device {
             Device::Own => GpuCompute::new(ComputeBackend::Gpu).map_err(|error| error.to_string()),
+            Device::Untuned => untuned().map_err(|error| error.to_string()),
             Device::Guest(limits) => guest(limits()),
             Device::Cpu => GpuCompute::new(ComputeBackend::Cpu).map_err(|error| error.to_string()),
         };
@@ -76,6 +79,12 @@ impl Configuration {
         };
         Ok(())
     }
+}
+
+fn untuned() -> gristmill::Result<GpuCompute> {
+    let gpu = GpuCompute::new(ComputeBackend::Gpu)?;
+    gpu.set_tuning(Tuning::default());
+    Ok(gpu)
 }
 
 /// An engine on a device of ours that plays a caller's.
@@ -118,8 +127,9 @@ fn by_caller(
     Ok(())
 }
 
-static CONFIGURATIONS: [Configuration; 6] = [
+static CONFIGURATIONS: [Configuration; 7] = [
     Configuration::new("adapter", Device::Own, Layout::Padded, Pass::submit),
+    Configuration::new("untuned", Device::Untuned, Layout::Padded, Pass::submit),
     // A caller's buffers; f16 matrices stay as they are stored.
     Configuration::new("dense", Device::Own, Layout::Dense, Pass::submit),
     Configuration::new("guest", Device::Guest(wgpu::Limits::defaults), Layout::Padded, Pass::submit),

@@ -180,9 +180,9 @@ pub(crate) fn gelu_tanh(x: f64, y: f64) -> f64 {
     (12.0 + 14.0 * u.abs().min(44.0)) * U * y.abs() + TINY * x.abs().clamp(1.0, 14.0)
 }
 
-/// GELU, exact form with a Phi fitted to 2.5e-7 = 4 u: relative (24 + 8 z^2) u for z^2 = x^2 / 2: three roundings of z^2, the
-/// constant's own, and 3 + 2 log2(e) z^2 ULP of exp2 make 7 z^2; the polynomial and what follows have 16 roundings. A power of two of
-/// the kernel's own is better than that.
+/// GELU, exact form from Mills' ratio fitted to 1.8 (1 + z^2 / 3) u: relative (24 + 8 z^2) u for z^2 = x^2 / 2. Of z^2 the root
+/// has two roundings, so that z^2 has four and its own, and 3 + 2 log2(e) z^2 ULP of exp2 make 8 z^2; the ratio and its division,
+/// exp2 near 0 and what follows have 22 roundings. A power of two of the kernel's own is better than that.
 pub(crate) fn gelu_exact(x: f64, y: f64) -> f64 {
     // Beyond 13 the result is x, or below the normal range.
     let square = x.abs().min(14.0).powi(2) / 2.0;

@@ -28,8 +28,11 @@ pub(super) fn elementwise(table: &mut Table) {
         ("no columns", vec![5, 0], Values::Constant),
         ("every exponent", vec![256, 256], Values::Sweep),
         ("every exponent", vec![65_536], Values::Sweep),
+        // Odd numbers of quads.
+        ("every exponent", vec![65_532], Values::Sweep),
         ("extremes", vec![3, 22], Values::Extremes),
         ("extremes", vec![67, 23], Values::Extremes),
+        ("extremes", vec![67, 18], Values::Extremes),
         ("GPT-2", vec![16, 3072], Values::Scaled(5)),
         ("folded grid", vec![16_777_000 / 4 + 777, 1], Values::Constant),
     ];

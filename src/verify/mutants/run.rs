@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::gpu::{Arithmetic, ComputeBackend, GpuCompute, Options};
 use crate::kernel::{File, Kernel, kernels};
 use crate::pass::Pass;
+use crate::tuning::Tuning;
 use crate::verify::{Case, Layout, Outcome, cases, execute};
 
 /// How a device is opened and how operands lie: between them, every kernel is dispatched, and no operand can pass for
@@ -25,7 +26,7 @@ use crate::verify::{Case, Layout, Outcome, cases, execute};
 /// use gristmill::verify::mutants::{Job, Setting};
 ///
 /// let jobs = Setting::ALL.map(|setting| Job { setting, case: 0 }.to_string());
-/// assert_eq!(jobs, ["adapter:0", "plain:0", "dense:0", "mixed:0", "plain-dense:0", "plain-mixed:0", "halves:0"]);
+/// assert_eq!(jobs[..4], ["adapter:0", "plain:0", "untuned:0", "dense:0"]);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Setting {
@@ -33,6 +34,8 @@ pub enum Setting {
     Adapter,
     /// Without immediates and subgroups.
     Plain,
+    /// The adapter as it is, but for its tuning: kernels and knobs as their files have them.
+    Untuned,
     /// The adapter as it is; operands as a caller's buffers.
     Dense,
     /// The adapter as it is; inputs as a caller's buffers, outputs as ours.
@@ -47,9 +50,10 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Setting; 7] = [
+    pub const ALL: [Setting; 8] = [
         Setting::Adapter,
         Setting::Plain,
+        Setting::Untuned,
         Setting::Dense,
         Setting::Mixed,
         Setting::PlainDense,
@@ -61,6 +65,7 @@ impl Setting {
         match self {
             Setting::Adapter => "adapter",
             Setting::Plain => "plain",
+            Setting::Untuned => "untuned",
             Setting::Dense => "dense",
             Setting::Mixed => "mixed",
             Setting::PlainDense => "plain-dense",
@@ -71,7 +76,7 @@ impl Setting {
 
     fn layout(self) -> Layout {
         match self {
-            Setting::Adapter | Setting::Plain | Setting::Halves => Layout::Padded,
+            Setting::Adapter | Setting::Plain | Setting::Untuned | Setting::Halves => Layout::Padded,
             Setting::Dense | Setting::PlainDense => Layout::Dense,
             Setting::Mixed | Setting::PlainMixed => Layout::Mixed,
         }
@@ -81,10 +86,14 @@ impl Setting {
     fn open(self, adapter: Option<&str>) -> Result<GpuCompute> {
         let mut options = Options::new(ComputeBackend::Gpu);
         options.adapter = adapter.map(str::to_owned);
-        let extras = matches!(self, Setting::Adapter | Setting::Dense | Setting::Mixed | Setting::Halves);
+        let extras = !matches!(self, Setting::Plain | Setting::PlainDense | Setting::PlainMixed);
         options.arithmetic = if self == Setting::Halves { Arithmetic::F16 } else { Arithmetic::F32 };
         (options.immediates, options.subgroups) = (extras, extras);
-        GpuCompute::open(&options)
+        let gpu = GpuCompute::open(&options)?;
+        if self == Setting::Untuned {
+            gpu.set_tuning(Tuning::default());
+        }
+        Ok(gpu)
     }
 }
 
