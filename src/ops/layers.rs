@@ -240,7 +240,7 @@ fn products(pass: &mut Pass, x: &Tensor, w: &Weight, around: &Around<'_>, out: &
             Format::F16 => Some(true),
             _ => None,
         };
-        let wide = halves.filter(|_| norm == 0 && x.columns().is_multiple_of(32) && x.pitch().is_multiple_of(8));
+        let wide = halves.filter(|_| norm == 0 && x.columns().is_multiple_of(32));
         let wide = wide.filter(|_| pass.picks(&k::matvec_wide::KERNEL, false, out, format));
         if let Some(halves) = wide {
             use k::matvec_wide::{Args, Modes, Params, grid};
