@@ -208,7 +208,8 @@ impl Survey {
 
     /// The cases that dispatch what the mutant changes: those of its own op in every layout, short ones before long ones,
     /// then those of other ops and the large ones, one of each class of shapes, in one layout. Each layout in the first
-    /// setting that dispatches it: the text is the same however parameters come, and whatever else the device has.
+    /// setting that dispatches it: the text is the same however parameters come, and whatever else the device has. All once
+    /// more without the tuning.
     pub fn jobs(&self, mutant: &Mutant) -> Vec<Job> {
         let own = |job: &Job| self.cases.get(job.case).is_some_and(|case| mutant.op.is_none_or(|op| op == case.op));
         let seen: Vec<&Ran> = self.ran.iter().filter(|ran| self.dispatches(ran, mutant)).collect();
@@ -219,7 +220,9 @@ impl Survey {
             *known = setting.min(*known);
         }
         let is_first = |job: &Job| firsts.get(&(job.case, job.setting.layout())) == Some(&job.setting);
-        let wanted = |job: &Job| job.setting == first || (own(job) && is_first(job));
+        // Without the tuning a workgroup has other sizes, and several subgroups where it had one.
+        let in_whole = |setting| setting == first || setting == Setting::Untuned;
+        let wanted = |job: &Job| in_whole(job.setting) || (own(job) && is_first(job));
         let mut ran: Vec<&&Ran> = seen.iter().filter(|ran| wanted(&ran.job)).collect();
         ran.sort_by_key(|ran| (!own(&ran.job), ran.job.setting, ran.time, ran.job.case));
         let ops: BTreeSet<&str> =
