@@ -113,7 +113,7 @@ impl Engine {
         };
         match (of("m"), of("k"), of("n")) {
             (Some(m), Some(k), Some(n)) => self.matmul(name, (m, k, n)),
-            (None, Some(k), Some(n)) => self.matvec(name, (k, n), name.contains("[k,n]")),
+            (None, Some(k), Some(n)) => self.matvec(name, (k, n), name.contains("k x n")),
             _ => self.in_place(name),
         }
     }
