@@ -12,23 +12,23 @@ struct Params {
     m: u32,
     /// Columns.
     n: u32,
-    /// Row pitch of x, in elements.
-    x_pitch: u32,
-    /// Row pitch of y, in elements.
-    y_pitch: u32,
-    /// Row pitch of out, in elements.
-    out_pitch: u32,
     /// Added to the variance.
     eps: f32,
 }
 var<immediate> p: Params;
-@group(0) @binding(0) var<storage, read> y: array<f32>;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> x: array<f32>;
-@group(0) @binding(4) var<storage, read_write> out: array<f32>;
+@group(0) @binding(0) var<storage, read> y: array<vec4f>;
+@group(0) @binding(1) var<storage, read> weight: array<vec4f>;
+@group(0) @binding(2) var<storage, read> bias: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> x: array<vec4f>;
+@group(0) @binding(4) var<storage, read_write> out: array<vec4f>;
 
 var<workgroup> partial: array<f32, WG>;
+
+/// A quad of the row at `begin`, less the row's mean; zero behind its end, which is not as far from the mean as that.
+fn centred(begin: u32, quad: u32, mean: f32) -> vec4f {
+    let inside = vec4u(0u, 1u, 2u, 3u) < vec4u(p.n - 4u * quad);
+    return select(vec4f(), x[begin + quad] - mean, inside);
+}
 
 /// The sum of `value` over the workgroup, in every invocation.
 fn workgroup_sum(lane: u32, value: f32) -> f32 {
@@ -54,25 +54,22 @@ fn add_layer_norm(
     if row >= p.m {
         return;
     }
-    let begin = row * p.x_pitch;
-    var sum = 0.0;
-    for (var i = lane; i < p.n; i += WG) {
-        let value = x[begin + i] + y[row * p.y_pitch + i];
-        x[begin + i] = value;
-        sum += value;
+    let quads = (p.n + 3u) / 4u;
+    let begin = row * quads;
+    var sums = vec4f();
+    for (var quad = lane; quad < quads; quad += WG) {
+        let value = x[begin + quad] + y[begin + quad];
+        x[begin + quad] = value;
+        sums += value;
     }
-    let mean = workgroup_sum(lane, sum) / f32(p.n);
-    var squares = 0.0;
-    for (var i = lane; i < p.n; i += WG) {
-        let centred = x[begin + i] - mean;
-        squares += centred * centred;
+    let mean = workgroup_sum(lane, dot(sums, vec4f(1.0))) / f32(p.n);
+    var squares = vec4f();
+    for (var quad = lane; quad < quads; quad += WG) {
+        let value = centred(begin, quad, mean);
+        squares += value * value;
     }
-    let scale = inverseSqrt(workgroup_sum(lane, squares) / f32(p.n) + p.eps);
-    for (var i = lane; i < p.out_pitch; i += WG) {
-        var value = 0.0;
-        if i < p.n {
-            value = (x[begin + i] - mean) * scale * weight[i] + bias[i];
-        }
-        out[row * p.out_pitch + i] = value;
+    let scale = inverseSqrt(workgroup_sum(lane, dot(squares, vec4f(1.0))) / f32(p.n) + p.eps);
+    for (var quad = lane; quad < quads; quad += WG) {
+        out[begin + quad] = centred(begin, quad, mean) * scale * weight[quad] + bias[quad];
     }
 }

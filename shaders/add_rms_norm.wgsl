@@ -12,20 +12,14 @@ struct Params {
     m: u32,
     /// Columns.
     n: u32,
-    /// Row pitch of x, in elements.
-    x_pitch: u32,
-    /// Row pitch of y, in elements.
-    y_pitch: u32,
-    /// Row pitch of out, in elements.
-    out_pitch: u32,
     /// Added to the mean square.
     eps: f32,
 }
 var<immediate> p: Params;
-@group(0) @binding(0) var<storage, read> y: array<f32>;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;
-@group(0) @binding(2) var<storage, read_write> x: array<f32>;
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+@group(0) @binding(0) var<storage, read> y: array<vec4f>;
+@group(0) @binding(1) var<storage, read> weight: array<vec4f>;
+@group(0) @binding(2) var<storage, read_write> x: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> out: array<vec4f>;
 
 var<workgroup> partial: array<f32, WG>;
 
@@ -39,14 +33,15 @@ fn add_rms_norm(
     if row >= p.m {
         return;
     }
-    let begin = row * p.x_pitch;
-    var squares = 0.0;
-    for (var i = lane; i < p.n; i += WG) {
-        let value = x[begin + i] + y[row * p.y_pitch + i];
-        x[begin + i] = value;
+    let quads = (p.n + 3u) / 4u;
+    let begin = row * quads;
+    var squares = vec4f();
+    for (var quad = lane; quad < quads; quad += WG) {
+        let value = x[begin + quad] + y[begin + quad];
+        x[begin + quad] = value;
         squares += value * value;
     }
-    partial[lane] = squares;
+    partial[lane] = dot(squares, vec4f(1.0));
     for (var reach = WG / 2u; reach > 0u; reach /= 2u) {
         workgroupBarrier();
         if lane < reach {
@@ -55,11 +50,7 @@ fn add_rms_norm(
     }
     workgroupBarrier();
     let scale = inverseSqrt(partial[0] / f32(p.n) + p.eps);
-    for (var i = lane; i < p.out_pitch; i += WG) {
-        var value = 0.0;
-        if i < p.n {
-            value = x[begin + i] * scale * weight[i];
-        }
-        out[row * p.out_pitch + i] = value;
+    for (var quad = lane; quad < quads; quad += WG) {
+        out[begin + quad] = x[begin + quad] * scale * weight[quad];
     }
 }

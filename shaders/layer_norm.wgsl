@@ -17,26 +17,23 @@ struct Params {
     m: u32,
     /// Columns.
     n: u32,
-    /// Row pitch of x, in elements.
-    x_pitch: u32,
-    /// Row pitch of out, in elements.
-    out_pitch: u32,
     /// First row of x.
     row0: u32,
     /// Added to the variance.
     eps: f32,
 }
 var<immediate> p: Params;
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<vec4f>;
+@group(0) @binding(1) var<storage, read> weight: array<vec4f>;
+@group(0) @binding(2) var<storage, read> bias: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> out: array<vec4f>;
 
 var<workgroup> partial: array<f32, WG>;
 
-/// Four elements that lie LANES apart: a lane's neighbours are its row's.
-fn four(at: u32) -> vec4f {
-    return vec4f(x[at], x[at + LANES], x[at + 2u * LANES], x[at + 3u * LANES]);
+/// A quad of the row at `begin`, less the row's mean; zero behind its end, which is not as far from the mean as that.
+fn centred(begin: u32, quad: u32, mean: f32) -> vec4f {
+    let inside = vec4u(0u, 1u, 2u, 3u) < vec4u(p.n - 4u * quad);
+    return select(vec4f(), x[begin + quad] - mean, inside);
 }
 
 /// The sum of `value` over the lanes of a row, in each of them.
@@ -65,46 +62,24 @@ fn layer_norm(
 ) {
     let lane = index % LANES;
     let row = (group.y * groups.x + group.x) * ROWS + index / LANES;
+    let quads = (p.n + 3u) / 4u;
     // What is beyond the last row goes along, for all of a workgroup must come to its barriers.
-    let begin = (p.row0 + min(row, p.m - 1u)) * p.x_pitch;
-    // Fours first, for a round of a loop costs as much as what is done in it; then what is left.
-    let whole = p.n - p.n % (4u * LANES);
+    let begin = (p.row0 + min(row, p.m - 1u)) * quads;
     var sums = vec4f();
-    for (var i = lane; i < whole; i += 4u * LANES) {
-        sums += four(begin + i);
-    }
-    for (var i = whole + lane; i < p.n; i += LANES) {
-        sums.x += x[begin + i];
+    for (var quad = lane; quad < quads; quad += LANES) {
+        sums += x[begin + quad];
     }
     let mean = row_sum(index, dot(sums, vec4f(1.0))) / f32(p.n);
     var squares = vec4f();
-    for (var i = lane; i < whole; i += 4u * LANES) {
-        let centred = four(begin + i) - mean;
-        squares += centred * centred;
-    }
-    for (var i = whole + lane; i < p.n; i += LANES) {
-        let centred = x[begin + i] - mean;
-        squares.x += centred * centred;
+    for (var quad = lane; quad < quads; quad += LANES) {
+        let value = centred(begin, quad, mean);
+        squares += value * value;
     }
     let scale = inverseSqrt(row_sum(index, dot(squares, vec4f(1.0))) / f32(p.n) + p.eps);
     if row >= p.m {
         return;
     }
-    let to = row * p.out_pitch;
-    for (var i = lane; i < whole; i += 4u * LANES) {
-        let weights = vec4f(weight[i], weight[i + LANES], weight[i + 2u * LANES], weight[i + 3u * LANES]);
-        let biases = vec4f(bias[i], bias[i + LANES], bias[i + 2u * LANES], bias[i + 3u * LANES]);
-        let value = (four(begin + i) - mean) * scale * weights + biases;
-        out[to + i] = value.x;
-        out[to + i + LANES] = value.y;
-        out[to + i + 2u * LANES] = value.z;
-        out[to + i + 3u * LANES] = value.w;
-    }
-    for (var i = whole + lane; i < p.out_pitch; i += LANES) {
-        var value = 0.0;
-        if i < p.n {
-            value = (x[begin + i] - mean) * scale * weight[i] + bias[i];
-        }
-        out[to + i] = value;
+    for (var quad = lane; quad < quads; quad += LANES) {
+        out[row * quads + quad] = centred(begin, quad, mean) * scale * weight[quad] + bias[quad];
     }
 }

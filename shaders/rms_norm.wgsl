@@ -11,19 +11,15 @@ struct Params {
     m: u32,
     /// Columns.
     n: u32,
-    /// Row pitch of x, in elements.
-    x_pitch: u32,
-    /// Row pitch of out, in elements.
-    out_pitch: u32,
     /// First row of x.
     row0: u32,
     /// Added to the mean square.
     eps: f32,
 }
 var<immediate> p: Params;
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;
-@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<vec4f>;
+@group(0) @binding(1) var<storage, read> weight: array<vec4f>;
+@group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
 
 var<workgroup> partial: array<f32, WG>;
 
@@ -37,12 +33,13 @@ fn rms_norm(
     if row >= p.m {
         return;
     }
-    let begin = (p.row0 + row) * p.x_pitch;
-    var squares = 0.0;
-    for (var i = lane; i < p.n; i += WG) {
-        squares += x[begin + i] * x[begin + i];
+    let quads = (p.n + 3u) / 4u;
+    let begin = (p.row0 + row) * quads;
+    var squares = vec4f();
+    for (var quad = lane; quad < quads; quad += WG) {
+        squares += x[begin + quad] * x[begin + quad];
     }
-    partial[lane] = squares;
+    partial[lane] = dot(squares, vec4f(1.0));
     for (var reach = WG / 2u; reach > 0u; reach /= 2u) {
         workgroupBarrier();
         if lane < reach {
@@ -51,11 +48,7 @@ fn rms_norm(
     }
     workgroupBarrier();
     let scale = inverseSqrt(partial[0] / f32(p.n) + p.eps);
-    for (var i = lane; i < p.out_pitch; i += WG) {
-        var value = 0.0;
-        if i < p.n {
-            value = x[begin + i] * scale * weight[i];
-        }
-        out[row * p.out_pitch + i] = value;
+    for (var quad = lane; quad < quads; quad += WG) {
+        out[row * quads + quad] = x[begin + quad] * scale * weight[quad];
     }
 }

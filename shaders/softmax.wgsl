@@ -18,17 +18,15 @@ struct Params {
     m: u32,
     /// Columns.
     n: u32,
-    /// Row pitch, in elements.
-    pitch: u32,
 }
 var<immediate> p: Params;
-@group(0) @binding(0) var<storage, read_write> x: array<f32>;
+@group(0) @binding(0) var<storage, read_write> x: array<vec4f>;
 
 var<workgroup> partial: array<f32, WG>;
 
-/// Four elements that lie LANES apart: a lane's neighbours are its row's.
-fn four(at: u32) -> vec4f {
-    return vec4f(x[at], x[at + LANES], x[at + 2u * LANES], x[at + 3u * LANES]);
+/// Which elements of a quad are a row's: the last one may have fewer.
+fn inside(quad: u32) -> vec4<bool> {
+    return vec4u(0u, 1u, 2u, 3u) < vec4u(p.n - 4u * quad);
 }
 
 /// What is written, from the difference to the highest.
@@ -82,39 +80,26 @@ fn softmax(
 ) {
     let lane = index % LANES;
     let row = (group.y * groups.x + group.x) * ROWS + index / LANES;
+    let quads = (p.n + 3u) / 4u;
     // What is beyond the last row goes along, for all of a workgroup must come to its barriers.
-    let begin = min(row, p.m - 1u) * p.pitch;
-    var highest4 = vec4f(-3.4028234e38);
-    // Fours first, for a round of a loop costs as much as what is done in it; then what is left.
-    let whole = p.n - p.n % (4u * LANES);
-    for (var i = lane; i < whole; i += 4u * LANES) {
-        highest4 = max(highest4, four(begin + i));
-    }
-    for (var i = whole + lane; i < p.n; i += LANES) {
-        highest4.x = max(highest4.x, x[begin + i]);
+    let begin = min(row, p.m - 1u) * quads;
+    const LOWEST = vec4f(-3.4028234e38);
+    var highest4 = LOWEST;
+    for (var quad = lane; quad < quads; quad += LANES) {
+        highest4 = max(highest4, select(LOWEST, x[begin + quad], inside(quad)));
     }
     let highest = row_highest(index, max(max(highest4.x, highest4.y), max(highest4.z, highest4.w)));
-
     var sum4 = vec4f();
-    for (var i = lane; i < whole; i += 4u * LANES) {
-        sum4 += exp(four(begin + i) - highest);
-    }
-    for (var i = whole + lane; i < p.n; i += LANES) {
-        sum4.x += exp(x[begin + i] - highest);
+    for (var quad = lane; quad < quads; quad += LANES) {
+        sum4 += select(vec4f(), exp(x[begin + quad] - highest), inside(quad));
     }
     let sum = row_sum(index, dot(sum4, vec4f(1.0)));
     if row >= p.m {
         return;
     }
     let log_sum = log(sum);
-    for (var i = begin + lane; i < begin + whole; i += 4u * LANES) {
-        let value = normal(four(i) - highest, sum, log_sum);
-        x[i] = value.x;
-        x[i + LANES] = value.y;
-        x[i + 2u * LANES] = value.z;
-        x[i + 3u * LANES] = value.w;
-    }
-    for (var i = begin + whole + lane; i < begin + p.n; i += LANES) {
-        x[i] = normal(vec4f(x[i] - highest), sum, log_sum).x;
+    for (var quad = lane; quad < quads; quad += LANES) {
+        // The tail of a row stays zero.
+        x[begin + quad] = select(vec4f(), normal(x[begin + quad] - highest, sum, log_sum), inside(quad));
     }
 }

@@ -26,10 +26,10 @@ pub use needs::Needs;
 ///
 /// let kernel = &rms_norm::KERNEL;
 /// let bindings: Vec<_> = kernel.bindings.iter().map(|b| (b.name, b.ty, b.write)).collect();
-/// assert_eq!(bindings, [("x", "f32", false), ("weight", "f32", false), ("out", "f32", true)]);
+/// assert_eq!(bindings, [("x", "vec4<f32>", false), ("weight", "vec4<f32>", false), ("out", "vec4<f32>", true)]);
 ///
 /// // A dispatch for 100,000 rows of 64, with the workgroups it takes.
-/// let params = rms_norm::Params { m: 100_000, n: 64, x_pitch: 64, out_pitch: 64, row0: 0, eps: 1e-6 };
+/// let params = rms_norm::Params { m: 100_000, n: 64, row0: 0, eps: 1e-6 };
 /// assert_eq!(kernel.grid, "m");
 /// assert_eq!(rms_norm::grid(&params, &rms_norm::Knobs::default()), [65_535, 2, 1]);
 ///

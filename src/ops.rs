@@ -17,6 +17,8 @@ mod reduce;
 mod rows;
 mod sample;
 
+use std::borrow::Cow;
+
 use crate::error::{Error, Result};
 use crate::pass::Pass;
 pub use crate::reference::{Activation, Attention, Gelu, Pairing, Reduction, Rope, Row, Sampler};
@@ -67,6 +69,11 @@ fn aligned(pass: &mut Pass, x: &Tensor) -> Result<Tensor> {
     let mut copy = pass.tensor_of(x.shape(), x.dtype())?;
     repitch(pass, x, &mut copy)?;
     Ok(copy)
+}
+
+/// x, or [a copy](aligned) where its rows do not start at multiples of 16 bytes.
+fn in_quads<'a>(pass: &mut Pass, x: &'a Tensor) -> Result<Cow<'a, Tensor>> {
+    if x.is_aligned() { Ok(Cow::Borrowed(x)) } else { aligned(pass, x).map(Cow::Owned) }
 }
 
 /// Lets an op write to scratch memory and copies the result to a caller's dense tensor.

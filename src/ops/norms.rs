@@ -1,6 +1,6 @@
 //! What looks at a whole row: norms and softmax.
 
-use super::{count, ensure, ensure_f32};
+use super::{count, ensure, ensure_f32, in_place, in_quads, through};
 use crate::cpu;
 use crate::error::Result;
 use crate::kernel::kernels as k;
@@ -32,17 +32,15 @@ pub fn layer_norm(
     if pass.is_cpu() {
         return cpu::layer_norm(x, first_row, weight, bias, eps, out);
     }
+    pass.check_apart(OP, &[("x", x), ("weight", weight), ("bias", bias)], ("out", out))?;
     if n == 0 {
         return Ok(());
     }
-    let params = k::layer_norm::Params {
-        m: count(OP, m)?,
-        n: count(OP, n)?,
-        x_pitch: count(OP, x.pitch())?,
-        out_pitch: count(OP, out.pitch())?,
-        row0: count(OP, first_row)?,
-        eps,
-    };
+    if !out.is_aligned() {
+        return through(pass, out, |pass, out| layer_norm(pass, (x, first_row), weight, bias, eps, out));
+    }
+    let (x, weight, bias) = (&*in_quads(pass, x)?, &*in_quads(pass, weight)?, &*in_quads(pass, bias)?);
+    let params = k::layer_norm::Params { m: count(OP, m)?, n: count(OP, n)?, row0: count(OP, first_row)?, eps };
     let knobs = pass.knobs::<k::layer_norm::Knobs>(out);
     let knobs = k::layer_norm::Knobs { rows: per_group(knobs.rows, n), ..knobs };
     let args = k::layer_norm::Args { x, weight, bias, out };
@@ -77,17 +75,19 @@ pub fn add_layer_norm(
     if pass.is_cpu() {
         return cpu::add_layer_norm(x, y, weight, bias, eps, out);
     }
+    pass.check_apart(OP, &[("y", y), ("weight", weight), ("bias", bias), ("x", x)], ("out", out))?;
+    pass.check_apart(OP, &[("y", y), ("weight", weight), ("bias", bias)], ("x", x))?;
     if n == 0 {
         return Ok(());
     }
-    let params = k::add_layer_norm::Params {
-        m: count(OP, m)?,
-        n: count(OP, n)?,
-        x_pitch: count(OP, x.pitch())?,
-        y_pitch: count(OP, y.pitch())?,
-        out_pitch: count(OP, out.pitch())?,
-        eps,
-    };
+    if !x.is_aligned() {
+        return in_place(pass, x, |pass, x| add_layer_norm(pass, x, y, weight, bias, eps, out));
+    }
+    if !out.is_aligned() {
+        return through(pass, out, |pass, out| add_layer_norm(pass, x, y, weight, bias, eps, out));
+    }
+    let (y, weight, bias) = (&*in_quads(pass, y)?, &*in_quads(pass, weight)?, &*in_quads(pass, bias)?);
+    let params = k::add_layer_norm::Params { m: count(OP, m)?, n: count(OP, n)?, eps };
     let knobs = pass.knobs(out);
     let args = k::add_layer_norm::Args { y, weight, bias, x, out };
     pass.run(&args, params, (knobs, Default::default()), k::add_layer_norm::grid(&params, &knobs))
@@ -117,17 +117,15 @@ pub fn rms_norm(
     if pass.is_cpu() {
         return cpu::rms_norm(x, first_row, weight, eps, out);
     }
+    pass.check_apart(OP, &[("x", x), ("weight", weight)], ("out", out))?;
     if n == 0 {
         return Ok(());
     }
-    let params = k::rms_norm::Params {
-        m: count(OP, m)?,
-        n: count(OP, n)?,
-        x_pitch: count(OP, x.pitch())?,
-        out_pitch: count(OP, out.pitch())?,
-        row0: count(OP, first_row)?,
-        eps,
-    };
+    if !out.is_aligned() {
+        return through(pass, out, |pass, out| rms_norm(pass, (x, first_row), weight, eps, out));
+    }
+    let (x, weight) = (&*in_quads(pass, x)?, &*in_quads(pass, weight)?);
+    let params = k::rms_norm::Params { m: count(OP, m)?, n: count(OP, n)?, row0: count(OP, first_row)?, eps };
     let knobs = pass.knobs(out);
     let args = k::rms_norm::Args { x, weight, out };
     pass.run(&args, params, (knobs, Default::default()), k::rms_norm::grid(&params, &knobs))
@@ -159,17 +157,19 @@ pub fn add_rms_norm(
     if pass.is_cpu() {
         return cpu::add_rms_norm(x, y, weight, eps, out);
     }
+    pass.check_apart(OP, &[("y", y), ("weight", weight), ("x", x)], ("out", out))?;
+    pass.check_apart(OP, &[("y", y), ("weight", weight)], ("x", x))?;
     if n == 0 {
         return Ok(());
     }
-    let params = k::add_rms_norm::Params {
-        m: count(OP, m)?,
-        n: count(OP, n)?,
-        x_pitch: count(OP, x.pitch())?,
-        y_pitch: count(OP, y.pitch())?,
-        out_pitch: count(OP, out.pitch())?,
-        eps,
-    };
+    if !x.is_aligned() {
+        return in_place(pass, x, |pass, x| add_rms_norm(pass, x, y, weight, eps, out));
+    }
+    if !out.is_aligned() {
+        return through(pass, out, |pass, out| add_rms_norm(pass, x, y, weight, eps, out));
+    }
+    let (y, weight) = (&*in_quads(pass, y)?, &*in_quads(pass, weight)?);
+    let params = k::add_rms_norm::Params { m: count(OP, m)?, n: count(OP, n)?, eps };
     let knobs = pass.knobs(out);
     let args = k::add_rms_norm::Args { y, weight, x, out };
     pass.run(&args, params, (knobs, Default::default()), k::add_rms_norm::grid(&params, &knobs))
@@ -210,11 +210,14 @@ fn per_group(rows: u32, n: usize) -> u32 {
 }
 
 fn softmax_kernel(pass: &mut Pass, op: &'static str, x: &mut Tensor, modes: k::softmax::Modes) -> Result<()> {
-    let (m, n, pitch) = (x.rows(), x.columns(), x.pitch());
+    let (m, n) = (x.rows(), x.columns());
     if n == 0 {
         return Ok(());
     }
-    let params = k::softmax::Params { m: count(op, m)?, n: count(op, n)?, pitch: count(op, pitch)? };
+    if !x.is_aligned() {
+        return in_place(pass, x, |pass, x| softmax_kernel(pass, op, x, modes));
+    }
+    let params = k::softmax::Params { m: count(op, m)?, n: count(op, n)? };
     let knobs = pass.knobs::<k::softmax::Knobs>(x);
     let knobs = k::softmax::Knobs { rows: per_group(knobs.rows, n), ..knobs };
     pass.run(&k::softmax::Args { x }, params, (knobs, modes), k::softmax::grid(&params, &knobs))

@@ -343,7 +343,8 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// `let c = E - M; S += c * c;` and, further down, `S) / f32(N)`: c loses its mean, the quotient gets `- M * M`.
+    /// `let c = E - M; S += c * c;`, or `let c = f(E, M);`, and, further down, `S) / f32(N)`: c loses its mean, the quotient
+    /// gets `- M * M`.
     fn variance(&mut self, i: usize, body: &Range<usize>) {
         let (name, end) = (self.at(i + 1), self.tokens.len().min(body.end));
         let Some(semicolon) = (i..end).find(|&j| self.at(j) == ";").filter(|_| self.at(i) == "let") else { return };
@@ -352,12 +353,21 @@ impl<'a> Text<'a> {
         if !square.iter().enumerate().all(|(j, text)| self.at(semicolon + 1 + j) == *text) {
             return;
         }
-        // The last subtraction of E - M.
-        let Some(minus) = (i..semicolon).rev().find(|&j| self.at(j) == "-" && self.is_binary(j)) else { return };
+        // The last subtraction, else the last argument.
+        let minus = (i..semicolon).rev().find(|&j| self.at(j) == "-" && self.is_binary(j));
+        let is_call = self.at(semicolon - 1) == ")" && self.at(semicolon - 3) == ",";
+        let (kept, mean, rest) = match minus {
+            Some(minus) => (self.text(i..minus).to_owned(), minus + 1..semicolon, semicolon),
+            None if is_call => {
+                let last = semicolon - 2;
+                (format!("{} 0.0", self.text(i..last)), last..last + 1, last + 1)
+            }
+            None => return,
+        };
         let Some(used) = (semicolon + 7..end).find(|&j| self.at(j) == sum) else { return };
         let Some(over) = (used..end).find(|&j| self.at(j) == "/") else { return };
-        let (quotient, mean) = (self.operand_end(over + 1), self.text(minus + 1..semicolon));
-        let (kept, rest) = (self.text(i..minus), self.text(semicolon..quotient));
+        let quotient = self.operand_end(over + 1);
+        let (mean, rest) = (self.text(mean), self.text(rest..quotient));
         self.put(Operator::Variance, i..quotient, format!("{kept}{rest} - {mean} * {mean}"));
     }
 }
@@ -420,15 +430,19 @@ mod tests {
 
     #[test]
     fn two_passes_become_one() {
-        let source = "fn main() {
-            let c = x[i] - mean;
-            s += c * c;
-            let v = total(lane, s) / f32(n) + eps;
-        }";
-        let variance: Vec<String> = of(source).into_iter().filter(|line| line.starts_with("variance")).collect();
-        let [line] = variance.as_slice() else { panic!("{variance:?}") };
-        let (_, text) = line.split_once("-> ").unwrap_or_default();
-        let expected = "let c = x[i]; s += c * c; let v = total(lane, s) / f32(n) - mean * mean";
-        assert_eq!(text.split_whitespace().collect::<Vec<_>>().join(" "), expected);
+        for (with, without) in [("x[i] - mean", "x[i]"), ("centred(i, mean)", "centred(i, 0.0)")] {
+            let source = format!(
+                "fn main() {{
+                    let c = {with};
+                    s += c * c;
+                    let v = total(lane, s) / f32(n) + eps;
+                }}"
+            );
+            let variance: Vec<String> = of(&source).into_iter().filter(|line| line.starts_with("variance")).collect();
+            let [line] = variance.as_slice() else { panic!("{variance:?}") };
+            let (_, text) = line.split_once("-> ").unwrap_or_default();
+            let expected = format!("let c = {without}; s += c * c; let v = total(lane, s) / f32(n) - mean * mean");
+            assert_eq!(text.split_whitespace().collect::<Vec<_>>().join(" "), expected);
+        }
     }
 }

@@ -18,7 +18,7 @@ pub(super) const SOFTMAX: Recipe = Recipe {
     kernels: &["softmax"],
     keys: KEYS,
     formats: F32,
-    shapes: &[(F32, &["m=64,n=1024", "m=8,n=50257"])],
+    shapes: &[(F32, &["m=64,n=1024", "m=8,n=50257", "m=2048,n=4096"])],
     make: |shape, _| softmax(shape, ops::softmax, reference::softmax, softmax_bounds),
 };
 
