@@ -57,9 +57,16 @@ var<workgroup> query: array<f32, D>;
 var<workgroup> weights: array<f32, WG>;
 var<workgroup> maxima: array<f32, WG>;
 
+/// Two floats as halves. What rounds to more than the largest half is no number, for WGSL does not say what it becomes, and
+/// AMD's cuts it down to that half.
+fn pair(v: vec2f) -> u32 {
+    let beyond = select(vec2u(), vec2u(0x7c00u, 0x7c000000u), abs(v) >= vec2f(65520.0));
+    return pack2x16float(v) | beyond.x | beyond.y;
+}
+
 /// Two elements of qkv as the cache keeps halves.
 fn rounded(at: u32) -> vec2f {
-    return unpack2x16float(pack2x16float(vec2f(qkv[at], qkv[at + 1u])));
+    return unpack2x16float(pair(vec2f(qkv[at], qkv[at + 1u])));
 }
 
 /// The product of the query with the key at word `at` of the cache.
@@ -135,8 +142,8 @@ fn attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_inde
         let value = r * p.qkv_pitch + value_column;
         for (var i = lane; i < WORDS; i += WG) {
             if HALF == 1u {
-                keys[to + i] = pack2x16float(vec2f(qkv[key + 2u * i], qkv[key + 2u * i + 1u]));
-                values[to + i] = pack2x16float(vec2f(qkv[value + 2u * i], qkv[value + 2u * i + 1u]));
+                keys[to + i] = pair(vec2f(qkv[key + 2u * i], qkv[key + 2u * i + 1u]));
+                values[to + i] = pair(vec2f(qkv[value + 2u * i], qkv[value + 2u * i + 1u]));
             } else {
                 keys[to + i] = bitcast<u32>(qkv[key + i]);
                 values[to + i] = bitcast<u32>(qkv[value + i]);

@@ -32,8 +32,9 @@ const SIZE = max(WG, LANES * QUERIES);
 const SHARES = SIZE / (LANES * QUERIES);
 /// Invocations whose sums meet at the end.
 const MEETING = select(SIZE, 1u, SHARES == 1u);
-/// Fours of positions to a tile: as many as 16 KiB of workgroup memory have room for.
-const ROOM = (4096u - 9u * MEETING - QUERIES - 4u * QUERIES * LANES) / (4u * QUERIES * (LANES + 1u));
+/// Fours of positions to a tile: as many as 16 KiB of workgroup memory have room for. Two arrays end within 16 bytes, whose
+/// rest, six words at most, belongs to nobody.
+const ROOM = (4090u - 9u * MEETING - QUERIES - 4u * QUERIES * LANES) / (4u * QUERIES * (LANES + 1u));
 const TILE = min(max(SIZE * EACH / (4u * QUERIES), 1u), ROOM);
 /// One more, so that neighbours write to different banks.
 const PITCH = TILE + 1u;
@@ -154,9 +155,16 @@ fn eight(r: u32, head: u32, quad_a: u32, quad_b: u32, position: u32) -> Eight {
     return Eight(turned4(r, head, quad_a, scale, position), turned4(r, head, quad_b, scale, position));
 }
 
+/// Two floats as halves. What rounds to more than the largest half is no number, for WGSL does not say what it becomes, and
+/// AMD's cuts it down to that half.
+fn pair(v: vec2f) -> u32 {
+    let beyond = select(vec2u(), vec2u(0x7c00u, 0x7c000000u), abs(v) >= vec2f(65520.0));
+    return pack2x16float(v) | beyond.x | beyond.y;
+}
+
 /// Four floats as two words of halves.
 fn pack(v: vec4f) -> vec2u {
-    return vec2u(pack2x16float(v.xy), pack2x16float(v.zw));
+    return vec2u(pair(v.xy), pair(v.zw));
 }
 
 /// Two words of halves as four floats.

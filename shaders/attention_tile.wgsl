@@ -84,9 +84,16 @@ struct Seen {
     value: u32,
 }
 
+/// Two floats as halves. What rounds to more than the largest half is no number, for WGSL does not say what it becomes, and
+/// AMD's cuts it down to that half.
+fn pair(v: vec2f) -> u32 {
+    let beyond = select(vec2u(), vec2u(0x7c00u, 0x7c000000u), abs(v) >= vec2f(65520.0));
+    return pack2x16float(v) | beyond.x | beyond.y;
+}
+
 /// A quad as the cache keeps halves.
 fn halves(v: vec4f) -> vec2<u32> {
-    return vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw));
+    return vec2<u32>(pair(v.xy), pair(v.zw));
 }
 
 fn floats(words: vec2<u32>) -> vec4f {

@@ -32,7 +32,7 @@ pub enum KvType {
     /// As computed.
     #[default]
     F32,
-    /// Rounded to halves: half the memory. Beyond 65504 they are infinite, and then the logits are an error.
+    /// Rounded to halves: half the memory. Beyond 65504 they are no numbers, and then the logits are an error.
     F16,
 }
 

@@ -17,7 +17,7 @@ use crate::tensor::{DType, Tensor};
 /// \[m, heads * head_dim\]. The caller vouches for slots and positions.
 ///
 /// Keys and values are kept in the type of those two tensors, f32 or f16. Halves are rounded when they are appended, and
-/// every row sees them rounded, its own too; beyond 65504 they are infinite.
+/// every row sees them rounded, its own too; beyond 65504 they are no numbers.
 ///
 /// # Errors
 /// [`Error::Shape`] if the dimensions disagree, or `head_dim` is odd where two halves are to share a word;
@@ -293,8 +293,9 @@ fn merge(pass: &mut Pass, x: &Tensor, (parts, head_dim): (usize, usize), out: &m
 /// it has no room for one head.
 fn queries(shared: usize, d: usize, knobs: &k::attention_decode::Knobs) -> Option<usize> {
     let (wg, lanes) = (knobs.wg as usize, d / 8);
-    // What a tile of four positions takes, and sums that meet where several of them are read at a time.
-    let words = |n: usize| n * (8 * lanes + 5) + 9 * if wg / (lanes * n).max(1) > 1 { wg } else { 1 };
+    // What a tile of four positions takes, sums that meet where several of them are read at a time, and what the rounding of
+    // two arrays to 16 bytes adds.
+    let words = |n: usize| n * (8 * lanes + 5) + 6 + 9 * if wg / (lanes * n).max(1) > 1 { wg } else { 1 };
     let fits = |n: usize| {
         (n == 1 || n * lanes <= wg)
             && wg.max(n * lanes) <= MAX_INVOCATIONS as usize

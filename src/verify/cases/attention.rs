@@ -24,7 +24,7 @@ pub(super) fn attentions(table: &mut Table) {
 fn decoding(table: &mut Table) {
     let halves = Some(Pairing::Halves);
     let neighbours = Some(Pairing::Interleaved);
-    let rows: [DecodingRow; 23] = [
+    let rows: [DecodingRow; 24] = [
         ("one position", [2, 2, 8], vec![0], None, None, false),
         ("one position", [2, 1, 16], vec![0], Some(3), halves, false),
         ("GPT-2", [12, 12, 64], vec![113], None, None, false),
@@ -49,6 +49,8 @@ fn decoding(table: &mut Table) {
         ("long prefix", [4, 1, 32], vec![1000, 3], None, neighbours, false),
         // Several positions at a time, whatever the workgroup.
         ("head size", [3, 3, 8], vec![40, 2, 129], None, None, false),
+        // As much workgroup memory as there may be.
+        ("head size", [2, 1, 576], vec![60], None, halves, false),
     ];
     for half in [false, true] {
         // A driver compiles each of them anew, so every other one has halves.
