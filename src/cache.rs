@@ -270,6 +270,10 @@ impl Cache {
                 missing.push(pipeline);
             }
         }
+        // Most submissions: how many cores there are is a question to the system.
+        if missing.is_empty() {
+            return Ok(());
+        }
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let next = AtomicUsize::new(0);
         let work = || {

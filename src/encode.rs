@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::cache::PARAMS_STRIDE;
 use crate::counters::Counters;
@@ -159,6 +160,9 @@ struct UniformParams {
 
 /// The parameters of all dispatches, a slot each, where they do not travel as immediates.
 fn params_bytes(engine: &Engine, steps: &[Step]) -> Option<Vec<u8>> {
+    if engine.params != ParamsVia::Uniform {
+        return None;
+    }
     let dispatches = steps.iter().filter_map(|step| match step {
         Step::Dispatch { params, .. } => Some(params),
         Step::Copy { .. } => None,
@@ -168,7 +172,7 @@ fn params_bytes(engine: &Engine, steps: &[Step]) -> Option<Vec<u8>> {
         bytes.extend_from_slice(params);
         bytes.resize(bytes.len().next_multiple_of(PARAMS_STRIDE as usize), 0);
     }
-    (engine.params == ParamsVia::Uniform && !bytes.is_empty()).then_some(bytes)
+    (!bytes.is_empty()).then_some(bytes)
 }
 
 fn uniform_params(engine: &Engine, steps: &[Step]) -> Result<Option<UniformParams>> {
@@ -313,10 +317,9 @@ fn hand_in(engine: &Engine, steps: &[Step], wanted: Vec<Wanted>, timed: Option<(
     count_dispatches(engine, steps);
     let prepare = |seam: &dyn Seam| {
         // This buffer is leased for this submission alone, so the write precedes it and follows all earlier ones.
-        if let Some(uniforms) = &uniforms {
-            seam.write(&uniforms.lease.buffer, 0, &uniforms.bytes);
-        }
+        uniforms.as_ref().map_or(Ok(()), |uniforms| seam.write(&uniforms.lease.buffer, 0, &uniforms.bytes))
     };
+    engine.staged.store(0, Ordering::Relaxed);
     engine.queue.push(queued, prepare, &mut |device| {
         let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let params = uniforms.as_ref().map(|uniforms| &uniforms.bind_group);

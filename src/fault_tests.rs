@@ -103,10 +103,18 @@ fn fault_05_out_of_memory_trims_and_tries_once_more() {
             drop(gpu.zeros(&[100_000]).unwrap());
             assert_eq!(gpu.pool_stats().idle_buffers, 1, "the first one was freed, the second came back");
 
-            lock(&script.buffer_errors).extend([out_of_memory(), out_of_memory()]);
+            lock(&script.buffer_errors).extend([out_of_memory(), out_of_memory(), out_of_memory(), out_of_memory()]);
             assert!(matches!(gpu.zeros(&[1_000_000]), Err(Error::OutOfMemory { .. })));
             assert_eq!(gpu.pool_stats().live_buffers, 0);
-            Product::new(&gpu, 3).check(&gpu);
+
+            // What was let go while in flight is there once it is done.
+            let product = Product::new(&gpu, 3);
+            let result = product.submit(&gpu).unwrap();
+            lock(&script.buffer_errors).extend([out_of_memory(), out_of_memory()]);
+            drop(gpu.zeros(&[1_000_000]).unwrap());
+            assert_eq!(script.taken(), 1, "it waited");
+            drop(result);
+            product.check(&gpu);
         },
     );
 }

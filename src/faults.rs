@@ -118,8 +118,8 @@ impl Seam for FaultySeam {
         next(&self.script.buffer_errors).map_or_else(|| self.inner.create_filled(contents, usage), Err)
     }
 
-    fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) {
-        self.inner.write(buffer, offset, bytes);
+    fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.inner.write(buffer, offset, bytes)
     }
 
     fn submit(&self, record: &mut dyn FnMut(&wgpu::Device) -> wgpu::CommandBuffer, on_done: OnDone) -> Result<Ticket> {

@@ -13,6 +13,7 @@ mod opening;
 mod options;
 mod units;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::kernel::{Kernel, MAX_CONSTANTS, ParamsVia};
 use crate::own_kernel::OwnKernel;
 use crate::pass::Pass;
-use crate::pool::{GpuBufferPool, Kind, PoolStats};
+use crate::pool::{GpuBufferPool, Kind, Lease, PoolStats};
 use crate::queue::seam::{Seam, WgpuSeam};
 use crate::queue::{Driver, Poller, Settings, SubmissionQueue};
 use crate::result::AsyncGpuResult;
@@ -84,6 +85,8 @@ pub(crate) struct Engine {
     clock: Option<Clock>,
     /// Of a timestamp.
     pub(crate) seconds_per_tick: f64,
+    /// Bytes written since something was submitted.
+    pub(crate) staged: AtomicUsize,
     max_binding_bytes: u64,
     limits: wgpu::Limits,
     pub(crate) seam: Arc<dyn Seam>,
@@ -249,10 +252,7 @@ impl GpuCompute {
         let block = vec![0; bytes.min(STAGING_BYTES)];
         for start in (0..bytes).step_by(STAGING_BYTES) {
             let count = block.len().min(bytes - start);
-            self.write_bytes(&tensor, start as u64, block.get(..count).unwrap_or_default());
-            if count == STAGING_BYTES {
-                self.flush()?;
-            }
+            self.write_bytes(&tensor, start as u64, block.get(..count).unwrap_or_default())?;
         }
         Ok(tensor)
     }
@@ -318,7 +318,7 @@ impl GpuCompute {
         }
         let tensor = self.device_tensor(shape, dtype, false)?;
         let padded = to_pitch(bytes, tensor.columns() * dtype.bytes(), tensor.pitch() * dtype.bytes());
-        self.write_bytes(&tensor, 0, &padded);
+        self.write_bytes(&tensor, 0, &padded)?;
         Ok(tensor)
     }
 
@@ -331,23 +331,33 @@ impl GpuCompute {
         let engine = self.engine().ok_or(Error::ForeignBuffer { op: "tensor" })?;
         let bytes = device_bytes(shape, dtype)?;
         engine.check_binding(bytes)?;
-        let lease = if exact { engine.pool.take_exact(bytes)? } else { engine.pool.take(Kind::Storage, bytes)? };
+        let lease = engine.take(|pool| if exact { pool.take_exact(bytes) } else { pool.take(Kind::Storage, bytes) })?;
         Tensor::on_device(lease, 0, shape, dtype)
     }
 
-    /// Writes to a tensor that no unsubmitted pass uses: the bytes arrive after everything submitted so far.
-    pub(crate) fn write_bytes(&self, tensor: &Tensor, offset: u64, bytes: &[u8]) {
-        if let (Some(engine), Some(lease), false) = (self.engine(), tensor.lease(), bytes.is_empty()) {
-            engine.seam.write(&lease.buffer, tensor.offset + offset, bytes);
+    /// Writes to a tensor that no unsubmitted pass uses: the bytes arrive after everything submitted so far. wgpu has them in
+    /// staging memory until something is submitted, so that happens before there are twice [`STAGING_BYTES`].
+    pub(crate) fn write_bytes(&self, tensor: &Tensor, offset: u64, bytes: &[u8]) -> Result<()> {
+        let (Some(engine), Some(lease)) = (self.engine(), tensor.lease()) else { return Ok(()) };
+        let mut to = tensor.offset + offset;
+        for piece in bytes.chunks(STAGING_BYTES) {
+            engine.seam.write(&lease.buffer, to, piece)?;
+            to += piece.len() as u64;
+            let staged = engine.staged.fetch_add(piece.len(), Ordering::Relaxed) + piece.len();
+            if staged >= STAGING_BYTES {
+                self.flush()?;
+            }
         }
+        Ok(())
     }
 
-    /// Sends written bytes on their way and waits for them, so that staging memory stays bounded.
+    /// Sends written bytes on their way and waits for them.
     pub(crate) fn flush(&self) -> Result<()> {
         let Some(engine) = self.engine() else { return Ok(()) };
+        engine.staged.store(0, Ordering::Relaxed);
         let empty =
             |device: &wgpu::Device| device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()).finish();
-        engine.queue.push(Vec::new(), |_| (), &mut { empty })?;
+        engine.queue.push(Vec::new(), |_| Ok(()), &mut { empty })?;
         engine.queue.drain()
     }
 }
@@ -414,6 +424,7 @@ impl Engine {
             },
             clock,
             seconds_per_tick,
+            staged: AtomicUsize::new(0),
             tuning: RwLock::new(Tuning::shipped(&facts.name, facts.kind)),
             trial: RwLock::default(),
             facts,
@@ -476,6 +487,18 @@ impl Engine {
     #[cfg_attr(not(feature = "bench"), allow(dead_code, reason = "the tuner alone needs it"))]
     pub(crate) fn set_trial(&self, trial: Option<Trial>) {
         *self.trial.write().unwrap_or_else(PoisonError::into_inner) = trial;
+    }
+
+    /// A buffer of the pool. Where there is no memory for it, once more when nothing is in flight: until then a device keeps
+    /// what the pool has let go.
+    pub(crate) fn take(&self, from: impl Fn(&GpuBufferPool) -> Result<Arc<Lease>>) -> Result<Arc<Lease>> {
+        match from(&self.pool) {
+            Err(Error::OutOfMemory { .. }) => {
+                self.queue.drain()?;
+                from(&self.pool)
+            }
+            taken => taken,
+        }
     }
 
     /// # Errors

@@ -108,7 +108,7 @@ impl Pass {
         let lease = match fits.min_by_key(|lease| lease.size) {
             Some(lease) => Arc::clone(lease),
             None => {
-                let lease = engine.pool.take(Kind::Storage, bytes)?;
+                let lease = engine.take(|pool| pool.take(Kind::Storage, bytes))?;
                 self.scratch.push(Arc::clone(&lease));
                 lease
             }
@@ -304,8 +304,8 @@ impl Pass {
     /// Copies all of `source` to the beginning of `target`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `target` is shorter, or a caller's buffer was created without `COPY_SRC` or `COPY_DST`;
-    /// [`Error::Alias`] if they share a buffer; [`Error::ForeignBuffer`].
+    /// [`Error::Shape`] if `target` is shorter or has another pitch, or a caller's buffer was created without
+    /// `COPY_SRC` or `COPY_DST`; [`Error::Alias`] if they share a buffer; [`Error::ForeignBuffer`].
     pub fn copy(&mut self, source: &Tensor, target: &mut Tensor) -> Result<()> {
         if source.lease().is_some() != target.lease().is_some() {
             return Err(Error::ForeignBuffer { op: "copy" });

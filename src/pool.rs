@@ -235,7 +235,7 @@ impl GpuBufferPool {
             created?
         };
         if kind == Kind::Storage && self.shared.poison.load(Ordering::Relaxed) {
-            self.shared.seam.write(&buffer, 0, &vec![0xff; size as usize]);
+            self.shared.seam.write(&buffer, 0, &vec![0xff; size as usize])?;
         }
         Ok(Arc::new(Lease { id, buffer, size, kind, keep: AtomicBool::new(keep), home: Home::Pool(self.clone()) }))
     }

@@ -160,13 +160,13 @@ impl SubmissionQueue {
     pub(crate) fn push(
         &self,
         reads: Vec<Read>,
-        prepare: impl FnOnce(&dyn Seam),
+        prepare: impl FnOnce(&dyn Seam) -> Result<()>,
         record: &mut dyn FnMut(&wgpu::Device) -> wgpu::CommandBuffer,
     ) -> Result<()> {
         let shared = &self.shared;
         let turn = lock(&shared.submitting);
         let submitted = shared.wait_for_room().and_then(|()| {
-            prepare(shared.seam.as_ref());
+            prepare(shared.seam.as_ref())?;
             shared.seam.submit(record, shared.on_done())
         });
         let ticket = match submitted {

@@ -79,13 +79,18 @@ pub(crate) fn forward(
     for (i, layer) in weights.layers.iter().enumerate() {
         let attended = attend(pass, model, (i, layer), cache, (rows, kind), &x)?;
         add_linear(pass, &attended, &layer.project, &mut x)?;
+        submit_if_long(pass, kind)?;
         let inner = feed_forward(pass, model, cache, layer, &x)?;
+        submit_if_long(pass, kind)?;
         add_linear(pass, &inner, &layer.down, &mut x)?;
-        if kind == Rows::Prompt && pass.is_long() {
-            pass.flush()?;
-        }
+        submit_if_long(pass, kind)?;
     }
     Ok(x)
+}
+
+/// Submits what is recorded of a prompt where a watchdog might take it for a hang. Of a large model one product alone is that.
+fn submit_if_long(pass: &mut Pass, kind: Rows) -> Result<()> {
+    if kind == Rows::Prompt && pass.is_long() { pass.flush() } else { Ok(()) }
 }
 
 /// attention(turn(qkv(norm(x)))). x:`[m, hidden]`

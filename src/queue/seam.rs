@@ -84,7 +84,7 @@ pub(crate) trait Seam: Send + Sync {
     /// A new buffer with these contents, as a whole number of words. No queue has a part in it.
     fn create_filled(&self, contents: &[u8], usage: wgpu::BufferUsages) -> Result<wgpu::Buffer>;
     /// Copies `bytes` into a buffer, after everything submitted so far and before everything submitted later.
-    fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]);
+    fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()>;
     /// Records and submits. An error means that nothing of it runs.
     fn submit(&self, record: &mut dyn FnMut(&wgpu::Device) -> wgpu::CommandBuffer, on_done: OnDone) -> Result<Ticket>;
     /// Whether the submission is done, after waiting for at most `timeout`. May panic.
@@ -166,9 +166,9 @@ impl Seam for WgpuSeam {
         Ok(filled)
     }
 
-    fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) {
+    fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
         Counters::add(&self.counters.bytes_uploaded, bytes.len() as u64);
-        self.queue.write_buffer(buffer, offset, bytes);
+        self.scoped("write_buffer", bytes.len() as u64, |_| self.queue.write_buffer(buffer, offset, bytes))
     }
 
     fn submit(&self, record: &mut dyn FnMut(&wgpu::Device) -> wgpu::CommandBuffer, on_done: OnDone) -> Result<Ticket> {

@@ -219,7 +219,7 @@ fn device_chunks(
     let (_, row_bytes, stored_row) = place((0, columns), format)?;
     let per_chunk = Weight::rows_per_chunk(row_bytes, limit)?;
     let per_block = (BLOCK_BYTES / row_bytes.max(1)).max(1);
-    let (mut chunks, mut staged) = (Vec::new(), 0);
+    let mut chunks = Vec::new();
     for first_row in (0..rows).step_by(per_chunk) {
         let n = per_chunk.min(rows - first_row);
         let (shape, ..) = place((n, columns), format)?;
@@ -230,13 +230,7 @@ fn device_chunks(
             if block.len() != (end - start) * stored_row {
                 return Err(wrong_block(&block, end - start, stored_row));
             }
-            let laid_out = lay_out(block, columns, format);
-            staged += laid_out.len();
-            gpu.write_bytes(&tensor, (start * row_bytes) as u64, &laid_out);
-            if staged >= STAGING_BYTES {
-                gpu.flush()?;
-                staged = 0;
-            }
+            gpu.write_bytes(&tensor, (start * row_bytes) as u64, &lay_out(block, columns, format))?;
         }
         chunks.push(Chunk { first_row, format, tensor });
     }

@@ -159,13 +159,13 @@ impl<'a> Bench<'a> {
         let lease = whole.lease().ok_or_else(|| Stop::Failed("a tensor without a buffer".to_owned()))?;
         for start in [0, GUARD + count] {
             let words: Vec<u32> = (start..start + GUARD).map(|i| guard(lease.id, i)).collect();
-            self.gpu.write_bytes(&whole, 4 * start as u64, bytemuck::cast_slice(&words));
+            self.gpu.write_bytes(&whole, 4 * start as u64, bytemuck::cast_slice(&words))?;
         }
         let tensor = match self.layout {
             Layout::Padded | Layout::Mixed => Tensor::on_device(lease.clone(), 4 * GUARD as u64, shape, dtype)?,
             Layout::Dense => Tensor::dense_on_device(lease.clone(), 4 * GUARD as u64, shape, dtype)?,
         };
-        self.gpu.write_bytes(&tensor, 0, bytemuck::cast_slice(&contents(&tensor)));
+        self.gpu.write_bytes(&tensor, 0, bytemuck::cast_slice(&contents(&tensor)))?;
         Ok(Guarded { tensor, whole: Some(whole) })
     }
 
