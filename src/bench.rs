@@ -1,4 +1,5 @@
-//! Measuring: one harness for `cargo bench`, `gristmill bench`, the parity example and the tuner.
+//! Measuring: one harness for the kernels of `cargo bench` and `gristmill bench`, and for the tuner. Models and the parity example
+//! have its turns and its statistics.
 //!
 //! What it does to a [`Workload`], always: it checks the result first, against the reference, at the very shape that is
 //! timed; it warms up; it goes through several sets of operands, so that a cache does not pass for memory; it lets what is
@@ -7,7 +8,7 @@
 //!
 //! A figure is judged by what the same device can do at most ([`Ceilings`]: multiply-adds, and memory at the same size of
 //! working set). One that is above 1.25 times that is measured again, both of them, and if it stays there it is an error
-//! and no result. Results are [`Record`]s: JSON lines, with the environment and the command that made them.
+//! and no result; but products of halves on matrix units have no probe. Results are [`Record`]s: JSON lines, with the environment and the command that made them.
 
 mod baseline;
 mod ceilings;

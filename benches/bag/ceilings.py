@@ -1,29 +1,45 @@
 #!/usr/bin/env python3
-"""What the maker's own libraries reach on this GPU, where python3 has PyTorch with CUDA: cuBLAS and a copy, as one JSON document.
+"""What the maker's own libraries reach on this GPU, where python3 has PyTorch with CUDA: cuBLAS and a copy.
 
-  matmul 4096^3 in f32 with TF32 off, the measure for f32 kernels; with TF32; in f16 and bf16, the measure for matrix units
-  a copy from memory to memory: bytes read and written
+  ceilings.py [N]    products are of N^3 (4096), a copy of 64 N^2 bytes, both read and written
 
-Each is the median of repetitions by the GPU's own events, after a warm-up; the results of products are compared with f64.
+  f32        a product with TF32 off, the measure for f32 kernels
+  tf32       the same numbers on matrix units
+  f16, bf16  the measure for matrix units
+  copy       from memory to memory
+
+A line of JSON for each, as soon as it is measured: where it is cut, what was measured is there. A time is that of 20 calls between
+two of the GPU's events, divided, and the median of such times after a warm-up, in which the clocks rise; the results of
+products are compared with f64.
 """
 
 import json
 import statistics
 import sys
+import time
+
+CALLS = 20
+REPETITIONS = 7
+WARM_UP = 0.3
 
 
-def timed(torch, call, repetitions=20):
+def batch(torch, call):
+    """Seconds of a call, of many without a gap."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(CALLS):
+        call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3 / CALLS
+
+
+def timed(torch, call):
     """Seconds of a call, the median and the least."""
-    for _ in range(3):
-        call()
-    times = []
-    for _ in range(repetitions):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        call()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) / 1e3)
+    until = time.monotonic() + WARM_UP
+    while time.monotonic() < until:
+        batch(torch, call)
+    times = [batch(torch, call) for _ in range(REPETITIONS)]
     return statistics.median(times), min(times)
 
 
@@ -44,22 +60,34 @@ def copy(torch, size):
     return {"bytes": size, "median_us": 1e6 * median, "gb_per_s": 2e-9 * size / median, "best_gb_per_s": 2e-9 * size / least}
 
 
+def say(line):
+    print(json.dumps(line), flush=True)
+
+
 def main():
     try:
         import torch
     except ImportError as error:
-        print(json.dumps({"skipped": f"no PyTorch: {error}"}))
+        say({"skipped": f"no PyTorch: {error}"})
         return
     if not torch.cuda.is_available():
-        print(json.dumps({"skipped": f"PyTorch {torch.__version__} has no CUDA device"}))
+        say({"skipped": f"PyTorch {torch.__version__} has no CUDA device"})
         return
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 4096
-    kinds = {"f32": (torch.float32, False), "tf32": (torch.float32, True), "f16": (torch.float16, False), "bf16": (torch.bfloat16, False)}
-    print(json.dumps({
-        "torch": torch.__version__, "cuda": torch.version.cuda, "device": torch.cuda.get_device_name(), "n": n,
-        "copy": copy(torch, 1 << 30),
-        "matmul": {name: product(torch, n, *kind) for name, kind in kinds.items()},
-    }, indent=1))
+    say({"torch": torch.__version__, "cuda": torch.version.cuda, "device": torch.cuda.get_device_name(), "n": n})
+    kinds = {
+        "f32": lambda: product(torch, n, torch.float32, False),
+        "f16": lambda: product(torch, n, torch.float16, False),
+        "copy": lambda: copy(torch, 64 * n * n),
+        "tf32": lambda: product(torch, n, torch.float32, True),
+        "bf16": lambda: product(torch, n, torch.bfloat16, False),
+    }
+    for name, measure in kinds.items():
+        try:
+            say({"kind": name, **measure()})
+        except RuntimeError as error:
+            # One that this GPU cannot do is no reason to leave out the others.
+            say({"kind": name, "error": str(error)})
 
 
 if __name__ == "__main__":

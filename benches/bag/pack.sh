@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Packs a bag for a machine that has a GPU and nothing else: release binaries without symbols, the Vulkan loader, run.sh; and one
-# archive of it, FOLDER.tar.xz.
+# Packs a bag for a machine that has a GPU and nothing else: release binaries without symbols, the Vulkan loader and what NVIDIA's
+# driver is linked to, run.sh; and one archive of it, FOLDER.tar.xz.
 # Usage: [LLAMA_CPP=DIR] benches/bag/pack.sh [FOLDER], by default .bag in the repository. The bag needs glibc as new as this
 # machine's. LLAMA_CPP is where benches/peers/build_llama_cpp.sh built, with PORTABLE=1: its llama-bench is packed as well.
 set -euo pipefail
@@ -21,18 +21,35 @@ for name in gristmill performance_parity; do
     strip -o "$bag/$name" "$(sed -n "/\"name\":\"$name\"/s/.*\"executable\":\"\([^\"]*\)\".*/\1/p" <<<"$built" | tail -n 1)"
 done
 
-# The loader, from this system or else from the Debian package.
-loader() {
-    ls /usr/lib/*/libvulkan.so.1 /usr/lib64/libvulkan.so.1 /usr/lib/libvulkan.so.1 2>/dev/null | head -n 1
+# library NAME: where it lies on this system, if it is there.
+PATH=$PATH:/usr/sbin:/sbin # of ldconfig
+known=$(ldconfig -p || true)
+library() {
+    local path folder
+    path=$(awk -v name="$1" '$1 == name && /64/ { print $NF; exit }' <<<"$known")
+    for folder in "/usr/lib/$(uname -m)-linux-gnu" /usr/lib64; do
+        if [ -z "$path" ] && [ -e "$folder/$1" ]; then path=$folder/$1; fi
+    done
+    echo "$path"
 }
-if [ -n "$(loader)" ]; then
-    cp -L "$(loader)" "$bag/lib/libvulkan.so.1"
+
+# The loader, from this system or else from the Debian package.
+if [ -n "$(library libvulkan.so.1)" ]; then
+    cp -L "$(library libvulkan.so.1)" "$bag/lib/"
 else
     scratch=$(mktemp -d)
     (cd "$scratch" && apt-get download libvulkan1 && dpkg-deb -x libvulkan1_*.deb .)
     cp -L "$scratch"/usr/lib/*/libvulkan.so.1 "$bag/lib/"
     rm -rf "$scratch"
 fi
+
+# NVIDIA's driver is linked to libraries of X11 and of libglvnd, also where there is no display, and a machine for computing may
+# have none of them. libbsd and libmd are what libXdmcp takes on Debian.
+for name in libX11.so.6 libXext.so.6 libxcb.so.1 libXau.so.6 libXdmcp.so.6 libbsd.so.0 libmd.so.0 \
+    libGLdispatch.so.0 libGLX.so.0 libEGL.so.1; do
+    path=$(library "$name")
+    if [ -n "$path" ]; then cp -L "$path" "$bag/lib/$name"; else echo "$name is not on this system: not packed" >&2; fi
+done
 
 # llama.cpp's benchmark, and what it is linked to beyond a bare system.
 if [ -n "${LLAMA_CPP:-}" ]; then

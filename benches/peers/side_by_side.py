@@ -157,8 +157,8 @@ def ratios(ours, theirs):
     return interval([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
-def speed(file, engines, args):
-    """The samples of each engine, by test; none where llama.cpp crashed."""
+def speed(file, engines, args, keep):
+    """The samples of each engine, by test; none where llama.cpp crashed. `keep` hears of them after every repetition."""
     tests = {(f"pp{args.prompt}", f"tg{args.new}"): ["-p", str(args.prompt), "-n", str(args.new)]}
     if args.depth:
         tests[(f"tg{args.new} @ d{args.depth}",)] = ["-p", "0", "-n", str(args.new), "-d", str(args.depth)]
@@ -176,7 +176,7 @@ def speed(file, engines, args):
                 except peer.Crash as crash:
                     note(f"  {crash}")
                     of.update(dict.fromkeys(names))
-    return samples
+        keep(samples)
 
 
 def agreement(file, twin, engines, args):
@@ -244,23 +244,37 @@ def measure(args):
                     Gristmill(f"gristmill {'adapter' if backend == 'gpu' else 'CPU'}", backend, args)]
     document = {"settings": {name: getattr(args, name) for name in ("prompt", "new", "depth", "repetitions", "threads")},
                 "llama_cpp": peer.llama_cpp_version(args.llama_cpp), "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "models": []}
+                "environments": {}, "models": []}
     os.makedirs(peer.peers_dir(), exist_ok=True)
     with tempfile.TemporaryDirectory(dir=peer.peers_dir()) as folder:
         for name, file in models(args.model, folder, args):
             note(name)
             entry = {"name": name, "bytes": os.path.getsize(file)}
-            if "speed" not in args.without:
-                entry["tokens_per_s"] = speed(file, engines, args)
+            document["models"].append(entry)
+
+            def keep(samples, entry=entry):
+                entry["tokens_per_s"] = samples
                 document["adapter"] = same_adapter(engines)
+                document["environments"] = {engine.backend: engine.environment for engine in engines if engine.environment}
+                write(document, args.out)
+
+            if "speed" not in args.without:
+                speed(file, engines, args, keep)
             if "agreement" not in args.without:
                 twin = os.path.join(folder, "twin.gguf")
                 make_gguf.make_twin(file, twin)
                 entry["agreement"] = agreement(file, twin, engines, args)
                 os.remove(twin)
-            document["models"].append(entry)
-    document["environments"] = {engine.backend: engine.environment for engine in engines if engine.environment}
+            write(document, args.out)
     return document
+
+
+def write(document, out):
+    """Whole at any moment: what ends a long run early does not take the pairs that it has."""
+    if out:
+        with open(out + ".part", "w", encoding="utf-8") as file:
+            file.write(json.dumps(document) + "\n")
+        os.replace(out + ".part", out)
 
 
 def pairs(found):
@@ -366,7 +380,7 @@ def main():
     parser.add_argument("--gristmill", help="the command [target/release/gristmill]")
     parser.add_argument("--llama-cpp", help="the folder that build_llama_cpp.sh built in [$LLAMA_CPP, or target/peers/llama.cpp]")
     parser.add_argument("--json", action="store_true", help="print the samples as JSON instead of the table")
-    parser.add_argument("--out", help="write the JSON there as well")
+    parser.add_argument("--out", help="write the JSON there as well, anew after every repetition")
     parser.add_argument("--record", metavar="FOLDER", help="append to the records, benches/record")
     args = parser.parse_args()
     if args.repetitions < (5 if args.record else 3):
@@ -384,11 +398,7 @@ def main():
         parser.error(f"no {args.gristmill}: cargo build --release --bin gristmill")
 
     document = measure(args)
-    text = json.dumps(document)
-    if args.out:
-        with open(args.out, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-    print(text if args.json else "\n".join([*table(document), *caption(document)]))
+    print(json.dumps(document) if args.json else "\n".join([*table(document), *caption(document)]))
     if args.record:
         names = [os.path.basename(name) for name in args.model]
         flags = ["-p", args.prompt, "-n", args.new, "-d", args.depth, "-r", args.repetitions, "--threads", args.threads]

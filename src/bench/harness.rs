@@ -13,7 +13,7 @@ use super::ceilings::Ceilings;
 use super::statistics::Estimate;
 use crate::encode::Clock;
 use crate::error::{Error, Result};
-use crate::gpu::GpuCompute;
+use crate::gpu::{Arithmetic, GpuCompute};
 use crate::pass::Pass;
 use crate::tensor::{DType, Tensor};
 
@@ -244,7 +244,11 @@ impl<'a> Harness<'a> {
     /// In what a call in so many seconds is above a ceiling.
     pub(crate) fn above(&self, workload: &Workload, seconds: f64, ceilings: &mut Ceilings) -> Result<Option<String>> {
         let (flops, bytes) = (workload.flops / seconds, workload.bytes / seconds);
-        let peak = ceilings.peak(self)?;
+        // The probe multiplies floats, which is no ceiling for units that multiply matrices of halves.
+        let peak = match self.gpu.arithmetic() {
+            Arithmetic::F32 => ceilings.peak(self)?,
+            Arithmetic::F16 => f64::INFINITY,
+        };
         let bandwidth = ceilings.bandwidth(self, workload.working_set)?;
         let message = |found: f64, ceiling: f64, unit: &str| {
             Some(format!("{:.1} {unit}, {:.2} times what the probe reached", found / 1e9, found / ceiling))

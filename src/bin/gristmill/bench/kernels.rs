@@ -65,10 +65,19 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
     let mut bench = Bench::new(&gpu, args.repetitions.into());
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} rows, {msg}");
     let bar = ProgressBar::new(chosen.len() as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let (mut measured, mut changes, mut records) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut measured, mut changes, mut records, mut failed) = (Vec::new(), Vec::new(), Vec::new(), None);
     for row in chosen {
         bar.set_message(row.name());
-        let (kernel, change) = bench.against(row, baseline.as_deref())?;
+        // One row that cannot be measured is no reason to lose the others.
+        let (kernel, change) = match bench.against(row, baseline.as_deref()) {
+            Ok(measured) => measured,
+            Err(failure) => {
+                note(&format!("{}: {failure}", row.name()));
+                failed.get_or_insert(failure.outcome());
+                bar.inc(1);
+                continue;
+            }
+        };
         let record = Record::new(&environment, Entry::Kernel(kernel.clone()));
         // At once: what ends a long run early does not take the rows that it has.
         args.keep.append(&environment, std::slice::from_ref(&record))?;
@@ -90,7 +99,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
         let compared = changes.iter().flatten().count();
         note(&format!("{compared} rows compared with the baseline, {slower} slower beyond the noise"));
     }
-    Ok(if slower > 0 { Outcome::Failed } else { Outcome::Done })
+    Ok(failed.unwrap_or(if slower > 0 { Outcome::Failed } else { Outcome::Done }))
 }
 
 fn read(path: &std::path::Path) -> Result<Vec<Record>, Failure> {

@@ -128,6 +128,7 @@ impl Run<'_> {
             let kernel = knobs.get(chosen).and_then(|(tuned, _)| kernels::ALL.iter().find(|k| k.name == tuned.name()));
             if let (Some(kernel), true) = (kernel, surely.is_some()) {
                 self.tuning.prefer_kernel(kernel, class);
+                self.emit(tuner.gpu())?;
             }
             let of_current = knobs.get(current).map(|(tuned, values)| (tuned.name().to_owned(), values.to_vec()));
             for ((&i, ratio), _) in same.iter().zip(estimates).zip(0..).filter(|(_, place)| *place != current) {
