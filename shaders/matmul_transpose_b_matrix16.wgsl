@@ -5,6 +5,8 @@
 //! infinite. Sums are f32. The matrices of x and w lie anywhere in their buffers, as long as every row starts at a multiple
 //! of 16 bytes.
 //! Never run, for want of such units: its text is that of matmul_transpose_b_matrix8.wgsl but for the sizes.
+//! naga 30 declares Vulkan's memory model for such a shader and marks no access to workgroup memory as shared (wgpu#8805):
+//! what a barrier promises is then up to the driver. `gristmill verify --arithmetic f16` shows whether it holds.
 //! A workgroup owns a BM x BN tile of out, a subgroup TM x TN matrices of it, whose sums stay in its registers. While one
 //! slice of the depth is multiplied, the next is on its way to registers.
 //! A dispatch computes all batches, outer times inner of them.

@@ -214,7 +214,7 @@ impl HybridScheduler {
     /// What was measured; measures it if that was not done before. `None` where there is no GPU.
     ///
     /// # Errors
-    /// What the device said. Every product is then computed on the CPU.
+    /// What the device said. Every product is then computed on the CPU, unless there is a fixed threshold.
     pub fn calibration(&self) -> Result<Option<&Calibration>> {
         let Some(gpu) = &self.gpu else { return Ok(None) };
         let measured = self.calibration.get_or_init(|| Calibration::measure(gpu, &self.cpu));

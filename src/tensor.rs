@@ -165,7 +165,8 @@ impl Tensor {
     /// odd number of halves has one more behind it.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `offset` is not a multiple of 256, the buffer is too short or lacks `STORAGE` usage.
+    /// [`Error::Shape`] for more than 4 dimensions, or if `offset` is not a multiple of 256, the buffer is too short or
+    /// lacks `STORAGE` usage; [`Error::TooLarge`] for a shape whose bytes a machine word does not count.
     pub fn from_buffer(buffer: wgpu::Buffer, offset: u64, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let wrong = |message: String| Error::Shape { op: "Tensor::from_buffer", message };
         // The padded size is checked to fit a machine word, and so the dense one does.

@@ -115,7 +115,7 @@ pub fn probe(pass: &mut Pass, x: &mut Tensor, factor: f32, times: u32) -> Result
 /// x += y.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) unless both have one shape; [`Error::Alias`](crate::Error::Alias).
+/// [`Error::Shape`](crate::Error::Shape) unless both are f32 of one shape; [`Error::Alias`](crate::Error::Alias).
 pub fn add(pass: &mut Pass, x: &mut Tensor, y: &Tensor) -> Result<()> {
     two(pass, ("add", "+="), x, y, cpu::add, |pass, x, y, quads| {
         let knobs = pass.knobs(x);
@@ -127,7 +127,7 @@ pub fn add(pass: &mut Pass, x: &mut Tensor, y: &Tensor) -> Result<()> {
 /// x *= y, element by element.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) unless both have one shape; [`Error::Alias`](crate::Error::Alias).
+/// [`Error::Shape`](crate::Error::Shape) unless both are f32 of one shape; [`Error::Alias`](crate::Error::Alias).
 pub fn mul(pass: &mut Pass, x: &mut Tensor, y: &Tensor) -> Result<()> {
     two(pass, ("mul", "*="), x, y, cpu::mul, |pass, x, y, quads| {
         let knobs = pass.knobs(x);
@@ -140,7 +140,8 @@ pub fn mul(pass: &mut Pass, x: &mut Tensor, y: &Tensor) -> Result<()> {
 /// them.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree; [`Error::Alias`](crate::Error::Alias).
+/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree, and unless both are f32;
+/// [`Error::Alias`](crate::Error::Alias).
 pub fn swiglu(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
     const OP: &str = "swiglu";
     let (m, n) = (out.rows(), out.columns());

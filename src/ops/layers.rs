@@ -62,15 +62,17 @@ impl Norm<'_> {
 }
 
 /// out\[m,n\] = x\[m,k\] w\[n,k\]^T + bias\[n\]: a layer of a model. Few rows take [`matvec`], more take the kernels of
-/// [`matmul_transpose_b`](super::matmul_transpose_b); a weight in chunks takes a dispatch per chunk.
+/// [`matmul_transpose_b`](super::matmul_transpose_b); a weight in chunks takes a dispatch per chunk. More rows take one
+/// for each 16,384 of a depth k above that, and another, `linear_merge`, where the depth is cut into parts
+/// ([`Epilogue::parts`]).
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree.
+/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree, or x, bias or out is not f32.
 pub fn linear(pass: &mut Pass, x: &Tensor, w: &Weight, bias: Option<&Tensor>, out: &mut Tensor) -> Result<()> {
     linear_with(pass, x, w, Epilogue { bias, ..Epilogue::default() }, out)
 }
 
-/// [`linear`] with an activation of what it writes, in the same dispatches.
+/// [`linear`] with an [`Epilogue`], which takes no dispatch of its own; with an activation the depth is not cut.
 ///
 /// # Errors
 /// As [`linear`].
@@ -97,7 +99,9 @@ pub fn linear_with(pass: &mut Pass, x: &Tensor, w: &Weight, epilogue: Epilogue<'
 /// chunk all of it is one dispatch; else the norm and the gate have their own.
 ///
 /// # Errors
-/// As [`linear`]; [`Error::Shape`](crate::Error::Shape) if a gated layer has another activation, or is to accumulate.
+/// As [`linear`]; [`Error::Shape`](crate::Error::Shape) too if a gated layer has another activation or is to
+/// accumulate, or the norm another shape or type; [`Error::Alias`](crate::Error::Alias) if out shares a buffer with x
+/// or the norm.
 pub fn norm_linear(
     pass: &mut Pass,
     x: &Tensor,

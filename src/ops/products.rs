@@ -66,18 +66,19 @@ pub struct Epilogue<'a> {
     pub parts: Option<usize>,
 }
 
-/// out\[m,n\] = a\[m,k\] b\[k,n\]; b may be f32 or f16.
+/// out\[m,n\] = a\[m,k\] b\[k,n\]; b may be f32 or f16, all else is f32.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree.
+/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree, or for another type.
 pub fn matmul(pass: &mut Pass, a: &Tensor, b: &Tensor, out: &mut Tensor) -> Result<()> {
     matmul_with(pass, a, b, Epilogue::default(), out)
 }
 
-/// out\[m,n\] = activation(a\[m,k\] b\[k,n\] + bias\[n\]), in one dispatch; with what out holds added, if it accumulates.
+/// out\[m,n\] = activation(a\[m,k\] b\[k,n\] + bias\[n\]); with what out holds added, if it accumulates. One dispatch,
+/// or one for each 16,384 of a depth k above that.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree.
+/// As [`matmul`].
 pub fn matmul_with(pass: &mut Pass, a: &Tensor, b: &Tensor, epilogue: Epilogue<'_>, out: &mut Tensor) -> Result<()> {
     const OP: &str = "matmul";
     let Epilogue { bias, activation, accumulate, .. } = epilogue;

@@ -1,4 +1,5 @@
-//! What makes one number of many. Both ops are deterministic: the order of every sum is fixed by the shapes.
+//! What makes one number of many. Both ops are deterministic: the order of every sum is fixed by the shapes and, on a
+//! device, by the knob WG, which a tuning may set.
 
 use super::{aligned, count, ensure, ensure_f32};
 use crate::cpu;
@@ -18,8 +19,8 @@ pub(crate) const PART: usize = 1 << 14;
 /// n / 2^14 where there are several parts; the error of a sum is below that many 2^-23 times the sum of |x|.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree, and for the largest element or the mean of no columns;
-/// [`Error::Alias`](crate::Error::Alias).
+/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree, unless both are f32, and for the largest element
+/// or the mean of no columns; [`Error::Alias`](crate::Error::Alias).
 pub fn reduce(pass: &mut Pass, x: &Tensor, how: Reduction, out: &mut Tensor) -> Result<()> {
     const OP: &str = "reduce";
     let (m, n) = (x.rows(), x.columns());
@@ -76,7 +77,8 @@ fn parts_of_rows(
 /// of them: a serial sum within an invocation, a tree within a workgroup, and [`reduce`] over the parts.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree; [`Error::Alias`](crate::Error::Alias).
+/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree, and unless all are f32;
+/// [`Error::Alias`](crate::Error::Alias).
 pub fn dot(pass: &mut Pass, x: &Tensor, y: &Tensor, out: &mut Tensor) -> Result<()> {
     const OP: &str = "dot";
     let fits = x.shape() == y.shape() && out.rows() * out.columns() == 1;

@@ -12,7 +12,7 @@ use crate::tensor::{DType, Tensor, Weight};
 /// for tokens and positions.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree.
+/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree, rows are not words, or positions or out not f32.
 pub fn embed(pass: &mut Pass, rows: &Tensor, w: &Weight, positions: Option<&Tensor>, out: &mut Tensor) -> Result<()> {
     const OP: &str = "embed";
     let (m, columns) = (out.rows(), out.columns());
@@ -213,7 +213,7 @@ fn check_rope(op: &'static str, rows: &Tensor, table: &Tensor, x: &Tensor, shape
 /// infinite.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree or n = 0.
+/// [`Error::Shape`](crate::Error::Shape) if the dimensions disagree or n = 0, x is not f32 or out is not words.
 pub fn argmax(pass: &mut Pass, x: &Tensor, out: &mut Tensor) -> Result<()> {
     const OP: &str = "argmax";
     let (m, n) = (x.rows(), x.columns());
