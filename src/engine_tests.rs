@@ -358,25 +358,6 @@ fn the_pool_counts_trims_and_keeps_its_budget() {
 }
 
 #[test]
-fn what_is_written_is_staged_in_parts() {
-    with_engine(
-        |_| (),
-        |gpu, script| {
-            // Of many tensors together, and of one: 64 MiB each time, and then it is sent.
-            let quarter = vec![1.0; 4 << 20];
-            let small: Vec<Tensor> = (0..4).map(|_| gpu.tensor(&quarter, &[4 << 20]).unwrap()).collect();
-            assert_eq!(script.submits(), 1);
-            // As much as every device binds.
-            let large: Vec<f32> = (0..32 << 20).map(|i| i as f32).collect();
-            let tensor = gpu.tensor(&large, &[32 << 20]).unwrap();
-            assert_eq!(script.submits(), 3);
-            assert!(gpu.read::<f32>(&tensor).unwrap() == large);
-            assert!(gpu.read::<f32>(&small[3]).unwrap() == quarter);
-        },
-    );
-}
-
-#[test]
 fn trimming_frees_what_bind_groups_held() {
     with_engine(
         |_| (),

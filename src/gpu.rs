@@ -11,9 +11,10 @@ mod existing;
 mod kept;
 mod opening;
 mod options;
+mod tensors;
 mod units;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -25,11 +26,11 @@ use crate::error::{Error, Result};
 use crate::kernel::{Kernel, MAX_CONSTANTS, ParamsVia};
 use crate::own_kernel::OwnKernel;
 use crate::pass::Pass;
-use crate::pool::{GpuBufferPool, Kind, Lease, PoolStats};
+use crate::pool::{GpuBufferPool, Lease, PoolStats};
 use crate::queue::seam::{Seam, WgpuSeam};
 use crate::queue::{Driver, Poller, Settings, SubmissionQueue};
 use crate::result::AsyncGpuResult;
-use crate::tensor::{DType, STAGING_BYTES, Tensor, device_bytes, host_words, to_pitch, to_words};
+use crate::tensor::Tensor;
 use crate::tuning::{ShapeClass, Trial, Tuning};
 use kept::Kept;
 #[cfg(feature = "models")]
@@ -205,68 +206,6 @@ impl GpuCompute {
         Pass::new(self.clone())
     }
 
-    /// A tensor with the given elements.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if `data` does not have as many elements as `shape`; [`Error::TooLarge`], [`Error::OutOfMemory`].
-    pub fn tensor(&self, data: &[f32], shape: &[usize]) -> Result<Tensor> {
-        self.upload(bytemuck::cast_slice(data), shape, DType::F32)
-    }
-
-    /// A tensor of 32-bit words.
-    ///
-    /// # Errors
-    /// As [`GpuCompute::tensor`].
-    pub fn tensor_u32(&self, data: &[u32], shape: &[usize]) -> Result<Tensor> {
-        self.upload(bytemuck::cast_slice(data), shape, DType::U32)
-    }
-
-    /// A tensor of 16-bit floats.
-    ///
-    /// # Errors
-    /// As [`GpuCompute::tensor`].
-    pub fn tensor_f16(&self, data: &[half::f16], shape: &[usize]) -> Result<Tensor> {
-        self.upload(bytemuck::cast_slice(data), shape, DType::F16)
-    }
-
-    /// A tensor of bfloat16.
-    ///
-    /// # Errors
-    /// As [`GpuCompute::tensor`].
-    pub fn tensor_bf16(&self, data: &[half::bf16], shape: &[usize]) -> Result<Tensor> {
-        self.upload(bytemuck::cast_slice(data), shape, DType::BF16)
-    }
-
-    /// A tensor of zeros.
-    ///
-    /// # Errors
-    /// As [`GpuCompute::tensor`].
-    pub fn zeros(&self, shape: &[usize]) -> Result<Tensor> {
-        self.zeros_of(shape, DType::F32)
-    }
-
-    pub(crate) fn zeros_of(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
-        let tensor = self.empty(shape, dtype)?;
-        // On the host it is zero already.
-        let bytes = if self.is_gpu() { tensor.bytes() as usize } else { 0 };
-        let block = vec![0; bytes.min(STAGING_BYTES)];
-        for start in (0..bytes).step_by(STAGING_BYTES) {
-            let count = block.len().min(bytes - start);
-            self.write_bytes(&tensor, start as u64, block.get(..count).unwrap_or_default())?;
-        }
-        Ok(tensor)
-    }
-
-    /// A tensor whose contents are whatever was there; zeros on the CPU backend.
-    pub(crate) fn empty(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
-        if self.is_gpu() {
-            return self.device_tensor(shape, dtype, false);
-        }
-        // Checks that the elements can be counted.
-        device_bytes(shape, dtype)?;
-        Tensor::on_host(host_words(shape.iter().product::<usize>() * dtype.bytes())?, shape, dtype)
-    }
-
     /// Blocks until everything submitted so far is done.
     ///
     /// # Errors
@@ -304,61 +243,6 @@ impl GpuCompute {
     /// The most bytes one binding may have.
     pub(crate) fn binding_limit(&self) -> u64 {
         self.engine().map_or(u64::MAX, |engine| engine.max_binding_bytes)
-    }
-
-    fn upload(&self, bytes: &[u8], shape: &[usize], dtype: DType) -> Result<Tensor> {
-        let count = shape.iter().try_fold(1usize, |product, &d| product.checked_mul(d));
-        let given = bytes.len() / dtype.bytes();
-        if count != Some(given) {
-            let message = format!("{given} elements for shape {shape:?}");
-            return Err(Error::Shape { op: "tensor", message });
-        }
-        if self.engine().is_none() {
-            return Tensor::on_host(to_words(bytes), shape, dtype);
-        }
-        let tensor = self.device_tensor(shape, dtype, false)?;
-        let padded = to_pitch(bytes, tensor.columns() * dtype.bytes(), tensor.pitch() * dtype.bytes());
-        self.write_bytes(&tensor, 0, &padded)?;
-        Ok(tensor)
-    }
-
-    /// A tensor in a buffer of its own, freed rather than pooled: for weights.
-    pub(crate) fn exact_tensor(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
-        self.device_tensor(shape, dtype, true)
-    }
-
-    fn device_tensor(&self, shape: &[usize], dtype: DType, exact: bool) -> Result<Tensor> {
-        let engine = self.engine().ok_or(Error::ForeignBuffer { op: "tensor" })?;
-        let bytes = device_bytes(shape, dtype)?;
-        engine.check_binding(bytes)?;
-        let lease = engine.take(|pool| if exact { pool.take_exact(bytes) } else { pool.take(Kind::Storage, bytes) })?;
-        Tensor::on_device(lease, 0, shape, dtype)
-    }
-
-    /// Writes to a tensor that no unsubmitted pass uses: the bytes arrive after everything submitted so far. wgpu has them in
-    /// staging memory until something is submitted, so that happens before there are twice [`STAGING_BYTES`].
-    pub(crate) fn write_bytes(&self, tensor: &Tensor, offset: u64, bytes: &[u8]) -> Result<()> {
-        let (Some(engine), Some(lease)) = (self.engine(), tensor.lease()) else { return Ok(()) };
-        let mut to = tensor.offset + offset;
-        for piece in bytes.chunks(STAGING_BYTES) {
-            engine.seam.write(&lease.buffer, to, piece)?;
-            to += piece.len() as u64;
-            let staged = engine.staged.fetch_add(piece.len(), Ordering::Relaxed) + piece.len();
-            if staged >= STAGING_BYTES {
-                self.flush()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends written bytes on their way and waits for them.
-    pub(crate) fn flush(&self) -> Result<()> {
-        let Some(engine) = self.engine() else { return Ok(()) };
-        engine.staged.store(0, Ordering::Relaxed);
-        let empty =
-            |device: &wgpu::Device| device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()).finish();
-        engine.queue.push(Vec::new(), |_| Ok(()), &mut { empty })?;
-        engine.queue.drain()
     }
 }
 
