@@ -14,7 +14,7 @@ mod options;
 mod tensors;
 mod units;
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -243,6 +243,16 @@ impl GpuCompute {
     /// The most bytes one binding may have.
     pub(crate) fn binding_limit(&self) -> u64 {
         self.engine().map_or(u64::MAX, |engine| engine.max_binding_bytes)
+    }
+
+    /// Sends written bytes on their way and waits for them.
+    pub(crate) fn flush(&self) -> Result<()> {
+        let Some(engine) = self.engine() else { return Ok(()) };
+        engine.staged.store(0, Ordering::Relaxed);
+        let empty =
+            |device: &wgpu::Device| device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()).finish();
+        engine.queue.push(Vec::new(), |_| Ok(()), &mut { empty })?;
+        engine.queue.drain()
     }
 }
 

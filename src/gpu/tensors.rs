@@ -114,16 +114,6 @@ impl GpuCompute {
         }
         Ok(())
     }
-
-    /// Sends written bytes on their way and waits for them.
-    pub(crate) fn flush(&self) -> Result<()> {
-        let Some(engine) = self.engine() else { return Ok(()) };
-        engine.staged.store(0, Ordering::Relaxed);
-        let empty =
-            |device: &wgpu::Device| device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()).finish();
-        engine.queue.push(Vec::new(), |_| Ok(()), &mut { empty })?;
-        engine.queue.drain()
-    }
 }
 
 #[cfg(test)]
