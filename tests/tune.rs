@@ -282,7 +282,8 @@ fn an_interrupted_sweep_goes_on_where_it_was() {
         assert!(start.elapsed() < Duration::from_secs(120), "no results");
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert!(Command::new("kill").args(["-INT", &child.0.id().to_string()]).status().unwrap().success());
+    // Not INT, which what a shell runs in the background ignores.
+    assert!(Command::new("kill").args(["-TERM", &child.0.id().to_string()]).status().unwrap().success());
     assert!(!child.0.wait().unwrap().success(), "it was not interrupted");
     let before = results(&cache);
     let found = sweep(&[&common[..], &["--resume"]].concat());
