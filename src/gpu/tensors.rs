@@ -11,7 +11,8 @@ impl GpuCompute {
     /// A tensor with the given elements.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `data` does not have as many elements as `shape`; [`Error::TooLarge`], [`Error::OutOfMemory`].
+    /// [`Error::Shape`] if `data` does not have as many elements as `shape`; [`Error::TooLarge`], [`Error::OutOfMemory`]; beyond
+    /// 64 MiB, which are sent in parts, [`Error::Timeout`] and [`Error::DeviceLost`].
     pub fn tensor(&self, data: &[f32], shape: &[usize]) -> Result<Tensor> {
         self.upload(bytemuck::cast_slice(data), shape, DType::F32)
     }
